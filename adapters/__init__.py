@@ -1,0 +1,95 @@
+"""Test-time adaptation methods, one file a paper, behind one contract.
+
+>>> import torch
+>>> from torch import nn
+>>> body = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+>>> network = nn.Sequential(*body, nn.Linear(8, 4))
+>>> adapter = build("tent", Classifier(network))
+>>> outcome = step(adapter, torch.rand(16, 3, 8, 8))
+>>> outcome.logits.shape, sorted(outcome.signals)
+(torch.Size([16, 4]), ['entropy', 'loss'])
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from adapters.adapter import SIGNALS, Adaptation, Adapter, Answer, Memory, Outcome, answer, step
+from adapters.classifier import Classifier
+from adapters.norm_only import NormOnly, NormOnlyOptions
+from adapters.parts.network import has_batch_norm, norm_affine
+from adapters.source_only import SourceOnly, SourceOnlyOptions
+from adapters.tent import Tent, TentOptions
+
+__all__ = [
+    "METHODS", "SIGNALS", "Adaptation", "Adapter", "Answer", "Classifier", "Memory", "Method", "Needs", "Outcome",
+    "answer", "build", "step", "unmet",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a method asks of the network and of what is known about the source."""
+
+    batch_norm: bool = False
+    affine_norm: bool = False
+    linear_head: bool = False
+    prior: bool = False
+    smallest_batch: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row of `METHODS`: the options, the prior knowledge it can use, the class, and what it needs."""
+
+    options: type
+    prior: type | None
+    adapter: type[Adapter]
+    needs: Needs = field(default_factory=Needs)
+
+
+METHODS: Mapping[str, Method] = MappingProxyType({
+    "source": Method(SourceOnlyOptions, None, SourceOnly),
+    "norm": Method(NormOnlyOptions, None, NormOnly, Needs(batch_norm=True)),
+    "tent": Method(TentOptions, None, Tent, Needs(affine_norm=True, smallest_batch=2)),
+})  # fmt: skip
+
+
+def build(name: str, classifier: Classifier, options: Any = None, prior: Any = None, seed: int = 0) -> Adapter:  # noqa: ANN401 - narrowed by the method
+    """A newborn adapter around ``classifier``, which it freezes and shares but never changes.
+
+    Args:
+        name: a key of `METHODS`.
+        classifier: the deployed model, on its device and in its dtype.
+        options: the method's options; its published defaults where absent.
+        prior: the method's knowledge of the source domain, where it has a use for it.
+        seed: of the adapter's own randomness.
+
+    Raises:
+        KeyError: there is no such method.
+        ValueError: the method cannot work on this network, in words.
+    """
+    if name not in METHODS:
+        raise KeyError(f"no method is called {name!r}; there are {', '.join(METHODS)}")
+    method = METHODS[name]
+    if faults := unmet(name, classifier, prior):
+        raise ValueError(f"{name}: {'; '.join(faults)}")
+    adapter = method.adapter(classifier, options if options is not None else method.options(), prior, seed)
+    adapter.born()
+    return adapter
+
+
+def unmet(name: str, classifier: Classifier, prior: object = None) -> list[str]:
+    """What the method needs and does not find, one sentence each; empty where it can work."""
+    needs = METHODS[name].needs
+    faults = []
+    if needs.batch_norm and not has_batch_norm(classifier):
+        faults.append("it needs BatchNorm layers, and the network has none")
+    if needs.affine_norm and not list(norm_affine(classifier)) and not has_batch_norm(classifier):
+        faults.append("it trains normalization layers, and the network has none")
+    if needs.linear_head and not classifier.head:
+        faults.append("it needs the features before a linear head, and the network has no linear layer")
+    if needs.prior and prior is None:
+        faults.append("it needs prior knowledge of the source domain; make it with `tta-daemon prepare`")
+    return faults

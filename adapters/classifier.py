@@ -1,0 +1,74 @@
+"""The deployed model as every method sees it: images in [0, 1] go in, logits and features come out."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module):
+    """A network with its normalization in front, frozen and in evaluation mode from here on.
+
+    Args:
+        network: any module that maps N x 3 x H x W to N x C logits. It is frozen in place.
+        mean: per-channel mean that the network was trained with.
+        std: per-channel standard deviation that the network was trained with.
+        head: dotted name of the last ``nn.Linear``; found by itself where the network's last linear layer is its head.
+        num_classes: C; read from the head where there is one.
+
+    Raises:
+        ValueError: ``head`` names no linear layer, or C is neither given nor to be found.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        *,
+        head: str | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        self.head = head if head is not None else _last_linear(network)
+        linear = dict(network.named_modules()).get(self.head) if self.head else None
+        if head is not None and not isinstance(linear, nn.Linear):
+            raise ValueError(f"head: {head!r} is no linear layer of the network")
+        classes = num_classes or (linear.out_features if isinstance(linear, nn.Linear) else None)
+        if classes is None:
+            raise ValueError("num_classes: the network has no linear layer to read it from; name the number of classes")
+        self.num_classes = classes
+        like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+        for name, values in (("mean", mean), ("std", std)):
+            tensor = torch.tensor(list(values), dtype=like.dtype, device=like.device)
+            self.register_buffer(name, tensor.view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, N x C, of images N x 3 x H x W in [0, 1], in the dtype of the network."""
+        logits: Tensor = self.network((images.to(self.mean.dtype) - self.mean) / self.std)
+        return logits
+
+    def with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, N x C, and features, N x D: what the head was given, gradient included.
+
+        Raises:
+            ValueError: the network has no linear head.
+        """
+        if not self.head:
+            raise ValueError("head: the network has no linear layer whose input could serve as features; name it")
+        caught: list[Tensor] = []
+        hook = self.network.get_submodule(self.head).register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+        try:
+            logits = self(images)
+        finally:
+            hook.remove()
+        return logits, caught[-1].flatten(1)
+
+
+def _last_linear(network: nn.Module) -> str | None:
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and name]
+    return names[-1] if names else None

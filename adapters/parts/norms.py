@@ -1,0 +1,206 @@
+"""Batch normalization at test time: which mean and variance normalize, said where the network is called.
+
+Rules after Schneider et al. 2020 (pseudo-counts), Nado et al. 2020 and Wang et al. 2021 (batch statistics), Gong et al.
+2022 (instance-aware), Yuan et al. 2023 (robust norm).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Statistics = tuple[Tensor, Tensor]
+
+
+class StreamNorm(nn.Module):
+    """A ``BatchNorm`` layer whose statistics are chosen at each call by its ``rule``.
+
+    ``mean`` and ``var`` are the source's until a rule proposes others and `keep` accepts them.
+    """
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm, *, moves: bool) -> None:
+        super().__init__()
+        if norm.running_mean is None or norm.running_var is None:
+            raise ValueError("a BatchNorm layer without running statistics has no source to fall back to")
+        self.eps = norm.eps
+        self.weight = norm.weight
+        self.bias = norm.bias
+        self.register_buffer("mean", norm.running_mean.clone() if moves else norm.running_mean)
+        self.register_buffer("var", norm.running_var.clone() if moves else norm.running_var)
+        self.source: Statistics = (norm.running_mean, norm.running_var)
+        self.rule: Rule = from_batch
+        self.proposed: Statistics | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``x`` (N x C, N x C x L or N x C x H x W) by the rule in force."""
+        return self.rule(self, x)
+
+    def normalize(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """``x`` by the given statistics, through which no gradient flows."""
+        return functional.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+
+    def normalize_through(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """``x`` by the given statistics (C, or N x C), through which gradients do flow."""
+        lead = mean.dim()
+        shape = mean.shape + (1,) * (x.dim() - 2) if lead > 1 else (1, -1) + (1,) * (x.dim() - 2)
+        affine = (1, -1) + (1,) * (x.dim() - 2)
+        scale = torch.rsqrt(var + self.eps)
+        y = (x - mean.view(shape)) * scale.view(shape)
+        if self.weight is not None:
+            y = y * self.weight.view(affine) + self.bias.view(affine)
+        return y
+
+
+Rule = Callable[[StreamNorm, Tensor], Tensor]
+
+
+def moments(x: Tensor, *, unbiased: bool = False) -> Statistics:
+    """Mean and variance of each channel over all else: two tensors of C."""
+    dims = [d for d in range(x.dim()) if d != 1]
+    var, mean = torch.var_mean(x, dims, correction=1 if unbiased else 0)
+    return mean, var
+
+
+def alone(x: Tensor) -> bool:
+    """True where a channel has a single value, so that its variance means nothing."""
+    return x.numel() <= x.size(1)
+
+
+def from_source(norm: StreamNorm, x: Tensor) -> Tensor:
+    """As the network was deployed."""
+    return norm.normalize(x, *norm.source)
+
+
+def from_batch(norm: StreamNorm, x: Tensor) -> Tensor:
+    """By this batch: its mean and biased variance. A single value per channel falls back to the source."""
+    if alone(x):
+        return from_source(norm, x)
+    return functional.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
+
+
+def from_running(norm: StreamNorm, x: Tensor) -> Tensor:
+    """By the statistics kept so far."""
+    return norm.normalize(x, norm.mean, norm.var)
+
+
+def from_proposed(norm: StreamNorm, x: Tensor) -> Tensor:
+    """By the statistics that an earlier pass over this batch proposed."""
+    return norm.normalize(x, *(norm.proposed or (norm.mean, norm.var)))
+
+
+def mixed(weight: float) -> Rule:
+    """(1 - weight) source + weight batch, the batch's variance unbiased."""
+
+    def rule(norm: StreamNorm, x: Tensor) -> Tensor:
+        if alone(x):
+            return from_source(norm, x)
+        return norm.normalize(x, *_between(norm.source, moments(x, unbiased=True), weight))
+
+    return rule
+
+
+def pseudo_counted(source_images: float) -> Rule:
+    """The source counts as so many images beside the batch's own (Schneider et al. 2020, eq. 3)."""
+
+    def rule(norm: StreamNorm, x: Tensor) -> Tensor:
+        if alone(x) and source_images == 0:
+            return from_source(norm, x)
+        weight = x.size(0) / (source_images + x.size(0))
+        return norm.normalize_through(x, *_between(norm.source, moments(x), weight))
+
+    return rule
+
+
+def averaged(momentum: float) -> Rule:
+    """By running statistics that include this batch; they are proposed, not yet kept."""
+
+    def rule(norm: StreamNorm, x: Tensor) -> Tensor:
+        _propose(norm, x, momentum)
+        return from_proposed(norm, x)
+
+    return rule
+
+
+def averaged_upstream_by_batch(momentum: float) -> Rule:
+    """Propose running statistics from activations that batch statistics normalized upstream."""
+
+    def rule(norm: StreamNorm, x: Tensor) -> Tensor:
+        _propose(norm, x, momentum)
+        return from_batch(norm, x)
+
+    return rule
+
+
+def robust(alpha: float) -> Rule:
+    """RoTTA's norm: running statistics with this batch mixed in, the gradient flowing through the batch's share."""
+
+    def rule(norm: StreamNorm, x: Tensor) -> Tensor:
+        mean, var = _between((norm.mean, norm.var), moments(x), alpha)
+        norm.proposed = (mean.detach(), var.detach())
+        return norm.normalize_through(x, mean, var)
+
+    return rule
+
+
+def instance_aware(strictness: float) -> Rule:
+    """IABN: each image's own statistics where they leave the source's by more than chance (Gong et al. 2022)."""
+
+    def rule(norm: StreamNorm, x: Tensor) -> Tensor:
+        pixels = x[0, 0].numel()
+        if pixels <= 1:
+            return from_source(norm, x)
+        var_own, mean_own = torch.var_mean(x.flatten(2), 2, correction=0)
+        mean, var = norm.source
+        spread = var + norm.eps
+        to_mean = _shrink(mean_own - mean, strictness * torch.sqrt(spread / pixels))
+        to_var = _shrink(var_own - var, strictness * spread * (2.0 / (pixels - 1)) ** 0.5)
+        return norm.normalize_through(x, mean + to_mean, (var + to_var).clamp(min=0.0))
+
+    return rule
+
+
+@contextmanager
+def normalizing(network: nn.Module, rule: Rule) -> Iterator[None]:
+    """Within, every `StreamNorm` of ``network`` follows ``rule``."""
+    norms = [m for m in network.modules() if isinstance(m, StreamNorm)]
+    before = [n.rule for n in norms]
+    for norm in norms:
+        norm.rule = rule
+    try:
+        yield
+    finally:
+        for norm, old in zip(norms, before, strict=True):
+            norm.rule = old
+
+
+@torch.no_grad()
+def keep(network: nn.Module) -> None:
+    """Accept the proposed statistics, except where they are not finite."""
+    for norm in network.modules():
+        if isinstance(norm, StreamNorm) and norm.proposed is not None:
+            sound = torch.isfinite(norm.proposed[0]).all() & torch.isfinite(norm.proposed[1]).all()
+            norm.mean.copy_(torch.where(sound, norm.proposed[0], norm.mean))
+            norm.var.copy_(torch.where(sound, norm.proposed[1], norm.var))
+            norm.proposed = None
+
+
+def _propose(norm: StreamNorm, x: Tensor, momentum: float) -> None:
+    if alone(x):
+        norm.proposed = (norm.mean, norm.var)
+    else:
+        kept = (norm.mean, norm.var)
+        mean, var = _between(kept, moments(x.detach(), unbiased=True), momentum)
+        norm.proposed = (mean, var)
+
+
+def _between(source: Statistics, batch: Statistics, weight: float) -> Statistics:
+    return torch.lerp(source[0], batch[0], weight), torch.lerp(source[1], batch[1], weight)
+
+
+def _shrink(value: Tensor, by: Tensor) -> Tensor:
+    return value.sign() * (value.abs() - by).clamp(min=0.0)

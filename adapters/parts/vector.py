@@ -1,0 +1,67 @@
+"""The tensors that learn, laid end to end, so that restoring, averaging and stepping are one operation each."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Vector:
+    """One flat tensor of which the given parameters become views; so do their gradients, once `gradient` is asked for.
+
+    ``values`` and ``gradient`` have one element for each element of the parameters, in the given order.
+
+    Raises:
+        ValueError: there is nothing to lay out, or the parameters differ in dtype or device.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        if not parameters:
+            raise ValueError("nothing here can learn: the network has none of the tensors that the method trains")
+        if len({(p.dtype, p.device) for p in parameters}) > 1:
+            raise ValueError("the learning tensors differ in dtype or device; convert the network to one of each")
+        self.parameters = list(parameters)
+        laid = _laid_already(self.parameters)
+        self.values = laid if laid is not None else torch.cat([_end_to_end(p.detach()) for p in self.parameters])
+        if laid is None:
+            for parameter, view in zip(self.parameters, self._views(self.values), strict=True):
+                parameter.data = view
+        self._gradient: Tensor | None = None
+
+    @property
+    def gradient(self) -> Tensor:
+        """Where ``backward`` leaves the gradient of the last loss. All zeros before the first."""
+        if self._gradient is None:
+            self._gradient = torch.zeros_like(self.values)
+            for parameter, view in zip(self.parameters, self._views(self._gradient), strict=True):
+                parameter.grad = view
+        return self._gradient
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        pieces = torch.split(flat, [p.numel() for p in self.parameters])
+        return [
+            piece.as_strided(p.shape, p.stride(), piece.storage_offset()) if _dense(p) else piece.view(p.shape)
+            for piece, p in zip(pieces, self.parameters, strict=True)
+        ]
+
+
+def _laid_already(parameters: Sequence[nn.Parameter]) -> Tensor | None:
+    """The storage that these parameters already fill end to end, if there is one."""
+    first = parameters[0].detach()
+    offset = first.storage_offset()
+    for p in parameters:
+        same = p.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not (same and p.storage_offset() == offset and _dense(p)):
+            return None
+        offset += p.numel()
+    return first.as_strided((offset - first.storage_offset(),), (1,), first.storage_offset())
+
+
+def _dense(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))  # noqa: PLR2004 - images
+
+
+def _end_to_end(tensor: Tensor) -> Tensor:
+    if _dense(tensor):
+        return tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset())
+    return tensor.reshape(-1)
