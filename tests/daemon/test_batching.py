@@ -1,0 +1,90 @@
+"""Batches are full or out of patience, of one stream, in order, and lose nothing."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tta_daemon.stream.batching import Batcher
+from tta_daemon.stream.records import Partition, Position, Record, Sample
+
+
+def sample(offset, *, images=1, stream="", partition=0):
+    record = Record(Position(Partition("images", partition), offset), None, b"")
+    return Sample(record, stream, np.zeros((images, 3, 2, 2), np.uint8))
+
+
+def offsets(batches):
+    return [[record.position.offset for record in batch.records] for batch in batches]
+
+
+def test_a_full_batch_is_due_at_once():
+    batcher = Batcher(size=2, patience_s=10)
+    for n in range(5):
+        batcher.add(sample(n), now=0)
+    assert batcher.deadline(now=0) == 0
+    assert offsets(batcher.due(now=0)) == [[0, 1], [2, 3]]
+    assert batcher.waiting == 1
+
+
+def test_patience_counts_from_the_first_that_waits():
+    batcher = Batcher(size=4, patience_s=1)
+    batcher.add(sample(0), now=0)
+    batcher.add(sample(1), now=0.9)
+    assert batcher.due(now=0.99) == []
+    assert batcher.deadline(now=0.75) == 0.25
+    assert offsets(batcher.due(now=1.0)) == [[0, 1]]
+    assert batcher.deadline(now=1.0) is None
+
+
+def test_streams_do_not_mix():
+    batcher = Batcher(size=2, patience_s=1)
+    for n, stream in enumerate("abab"):
+        batcher.add(sample(n, stream=stream), now=0)
+    assert [(batch.stream, batch.size) for batch in batcher.due(now=0)] == [("a", 2), ("b", 2)]
+
+
+def test_a_record_of_many_images_is_never_cut():
+    batcher = Batcher(size=4, patience_s=1)
+    for n, images in enumerate([3, 2, 9, 1]):
+        batcher.add(sample(n, images=images), now=0)
+    assert offsets(batcher.due(now=0)) == [[0], [1], [2]]  # closed because the next one does not fit
+    assert offsets(batcher.drain()) == [[3]]
+
+
+def test_dropped_partitions_are_gone():
+    batcher = Batcher(size=9, patience_s=1)
+    for n in range(4):
+        batcher.add(sample(n, partition=n % 2), now=0)
+    assert batcher.drop([Partition("images", 1)]) == 2
+    assert offsets(batcher.drain()) == [[0, 2]]
+
+
+def test_size_and_patience_change_while_samples_wait():
+    batcher = Batcher(size=9, patience_s=9)
+    batcher.add(sample(0), now=0)
+    batcher.add(sample(1), now=0)
+    batcher.size = 2
+    assert offsets(batcher.due(now=0)) == [[0, 1]]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.sampled_from("abc"), st.floats(0, 0.5)), max_size=60),
+    st.integers(1, 8),
+)
+def test_nothing_is_lost_doubled_or_reordered(arrivals, size):
+    batcher, now, seen = Batcher(size, patience_s=1.0), 0.0, {}
+    for n, (images, stream, pause) in enumerate(arrivals):
+        now += pause
+        batcher.add(sample(n, images=images, stream=stream), now)
+        for batch in batcher.due(now):
+            seen.setdefault(batch.stream, []).append(batch)
+        assert (wait := batcher.deadline(now)) is None or 0 < wait <= 1.0 + 1e-9
+        assert batcher.waiting < size * 3
+    for batch in batcher.drain():
+        seen.setdefault(batch.stream, []).append(batch)
+    for stream, batches in seen.items():
+        assert [offset for batch in offsets(batches) for offset in batch] == [
+            n for n, a in enumerate(arrivals) if a[1] == stream
+        ]
+        assert all(batch.size <= size or len(batch.samples) == 1 for batch in batches)
+    assert sum(len(b) for bs in seen.values() for b in offsets(bs)) == len(arrivals)
