@@ -1,0 +1,45 @@
+# Two commands for a new user: `make demo` and `make test`. Everything happens in .venv.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test check reference clean
+
+help:
+	@echo "make demo       install, then watch the daemon adapt to real images through a real broker (2 minutes)"
+	@echo "make test       install, then run every test"
+	@echo "make check      ruff, mypy --strict, import-linter"
+	@echo "make reference  write the configuration and metrics reference anew"
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/tta-daemon demo --chart demo-output/demo.png --json demo-output/demo.json
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+reference: $(VENV)/.installed-dev
+	$(BIN)/python scripts/reference
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing (PyTorch is large: a minute or two) ..."
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing (PyTorch is large: a minute or two) ..."
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed-demo
+
+clean:
+	rm -rf $(VENV) demo-output .mypy_cache .ruff_cache .pytest_cache
