@@ -1,0 +1,193 @@
+"""Random views of images: the color jitter, affine map, blur and noise that CoTTA brought to test-time adaptation.
+
+Cohen and Giryes, "KATANA: Simple Post-Training Robustness Using Test-Time Augmentations", 2021; Wang et al. 2022.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from adapters.parts.dice import Dice
+
+ViewKind = Literal["random", "flip", "identity"]
+"""Which view: a random one, or for comparisons the mirrored image or the image itself."""
+
+Padding = Literal["edge", "reflect"]
+"""What lies beyond the border of an image: its last pixel again, or its mirror image."""
+
+_GRAY = (0.2989, 0.587, 0.114)
+_TAPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Viewpoint:
+    """One view's parameters, the same for every image of the batch, as published code has it."""
+
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+    gamma: float = 1.0
+    order: tuple[str, ...] = ()
+    degrees: float = 0.0
+    right: int = 0
+    down: int = 0
+    scale: float = 1.0
+    sigma: float = 0.0
+    noise: float = 0.0
+    mirrored: bool = False
+
+
+def view(  # noqa: PLR0913 - each switch is a published variant
+    images: Tensor,
+    dice: Dice,
+    strength: float,
+    *,
+    kind: ViewKind = "random",
+    blur: bool = True,
+    noise: bool = True,
+    padding: Padding = "edge",
+) -> Tensor:
+    """One view of the whole batch (N x 3 x H x W in [0, 1]).
+
+    Strength 1 is the published "hard" setting, 0.5 the "soft" one, 0 the images themselves.
+    """
+    if kind == "flip":
+        return images.flip(3)
+    if kind == "identity" or strength == 0.0:
+        return images
+    return seen_from(images, draw(dice, strength, images, blur=blur, noise=noise), dice, padding)
+
+
+def views(images: Tensor, count: int, dice: Dice, strength: float, kind: ViewKind = "random") -> Iterator[Tensor]:
+    """``count`` views, one after the other; of kind ``flip`` every second one is the mirrored image."""
+    for k in range(count):
+        yield view(images, dice, strength, kind="identity" if kind == "flip" and k % 2 == 0 else kind)
+
+
+def draw(dice: Dice, strength: float, images: Tensor, *, blur: bool = True, noise: bool = True) -> Viewpoint:
+    """Throw the dice for one view."""
+    throws = torch.rand(16, generator=dice.generator, device=images.device).tolist()
+    ranks = dict(zip(COLORS, throws[11:], strict=True))
+    around = [2.0 * t - 1.0 for t in throws]
+    soft = min(1.0, 2.0 * strength)
+    height, width = images.shape[2:]
+    return Viewpoint(
+        brightness=1.0 + 0.4 * strength * around[0],
+        contrast=1.0 + 0.3 * strength * around[1],
+        saturation=1.0 + 0.5 * strength * around[2],
+        hue=0.06 * strength * around[3],
+        gamma=1.0 + 0.3 * strength * around[4],
+        order=tuple(sorted(ranks, key=ranks.__getitem__)),
+        degrees=15.0 * strength * around[5],
+        right=round(width / 8 * soft * around[6]),
+        down=round(height / 8 * soft * around[7]),
+        scale=1.0 + 0.1 * strength * around[8],
+        sigma=(0.001 + (0.5 * strength - 0.001) * throws[9]) if blur else 0.0,
+        noise=0.005 * soft if noise else 0.0,
+        mirrored=throws[10] < 0.5 * soft,
+    )
+
+
+@torch.no_grad()
+def seen_from(images: Tensor, point: Viewpoint, dice: Dice, padding: Padding = "edge") -> Tensor:
+    """The batch from one viewpoint, in the published order: colors, affine map, blur, mirror, noise."""
+    seen = images.clamp(0.0, 1.0)
+    for name in point.order:
+        seen = COLORS[name](seen, getattr(point, name))
+    taps = _gaussian(point.sigma, seen.dtype)
+    seen = _blurred(_moved(seen, point, padding, margin=len(taps) - 1), taps)
+    if point.noise > 0.0:
+        noise = torch.randn(seen.shape, generator=dice.generator, dtype=seen.dtype, device=seen.device)
+        seen = seen.add_(noise, alpha=point.noise)
+    return seen.clamp_(0.0, 1.0)
+
+
+def brighten(images: Tensor, factor: float) -> Tensor:
+    """Scale every channel. In place, as all color changes here."""
+    return images.mul_(factor).clamp_(0.0, 1.0)
+
+
+def contrast(images: Tensor, factor: float) -> Tensor:
+    """Stretch each image about its mean gray."""
+    gray = images.mean((2, 3)) @ images.new_tensor(_GRAY)
+    return images.mul_(factor).add_(gray.mul_(1.0 - factor).view(-1, 1, 1, 1)).clamp_(0.0, 1.0)
+
+
+def saturate(images: Tensor, factor: float) -> Tensor:
+    """Stretch each pixel about its gray."""
+    red, green, blue = images.unbind(1)
+    gray = red.mul(_GRAY[0]).add_(green, alpha=_GRAY[1]).add_(blue, alpha=_GRAY[2])
+    return images.mul_(factor).add_(gray.mul_(1.0 - factor).unsqueeze(1)).clamp_(0.0, 1.0)
+
+
+def shift_hue(images: Tensor, turns: float) -> Tensor:
+    """Turn each pixel's hue in HSV by so many turns of the color circle."""
+    red, green, blue = images.unbind(1)
+    top = torch.maximum(red, torch.maximum(green, blue))
+    low = torch.minimum(red, torch.minimum(green, blue))
+    chroma = top - low
+    per_chroma = chroma.clamp(min=torch.finfo(chroma.dtype).tiny).reciprocal_()
+    of_red = (green - blue).mul_(per_chroma)
+    of_green = (blue - red).mul_(per_chroma).add_(2.0)
+    hue = (red - green).mul_(per_chroma).add_(4.0)
+    hue.lerp_(of_green, top.clone().eq_(green)).lerp_(of_red, top.eq_(red))  # `where`, many times as fast
+    hue.add_(6.0 * turns)
+    hue.sub_(torch.floor(hue / 6.0), alpha=6.0)
+    torch.sub(hue, 3.0, out=red).abs_().sub_(1.0)
+    torch.sub(hue, 2.0, out=green).abs_().neg_().add_(2.0)
+    torch.sub(hue, 4.0, out=blue).abs_().neg_().add_(2.0)
+    return images.clamp_(0.0, 1.0).mul_(chroma.unsqueeze(1)).add_(low.unsqueeze(1))
+
+
+def bend(images: Tensor, gamma: float) -> Tensor:
+    """Raise every channel to a power."""
+    return images.clamp_(1e-8, 1.0).pow_(gamma)
+
+
+COLORS = {"brightness": brighten, "contrast": contrast, "saturation": saturate, "hue": shift_hue, "gamma": bend}
+"""Field of `Viewpoint` -> how it changes colors."""
+
+
+def _moved(images: Tensor, point: Viewpoint, padding: Padding, margin: int) -> Tensor:
+    """Rotate, shift, scale and mirror about the center, with ``margin`` pixels more on each side.
+
+    Equal to padding by half the side, `torchvision`'s affine map and the center crop, in one sampling.
+    """
+    height, width = images.shape[2:]
+    sin, cos = math.sin(math.radians(point.degrees)), math.cos(math.radians(point.degrees))
+    x = torch.arange(-margin, width + margin, dtype=images.dtype, device=images.device) - (width - 1) / 2
+    y = torch.arange(-margin, height + margin, dtype=images.dtype, device=images.device) - (height - 1) / 2
+    x = ((-x if point.mirrored else x) - point.right) / point.scale
+    y = (y - point.down).unsqueeze(1) / point.scale
+    across = (cos * x + sin * y) * (2 / max(width - 1, 1))
+    along = (cos * y - sin * x) * (2 / max(height - 1, 1))
+    grid = torch.stack((across, along), 2).expand(len(images), -1, -1, -1)
+    mode = "border" if padding == "edge" else "reflection"
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode=mode, align_corners=True)
+
+
+def _gaussian(sigma: float, dtype: torch.dtype) -> list[float]:
+    """Weights of the middle tap and of those beside it, up to two; those too small to matter in ``dtype`` are left."""
+    if sigma == 0.0:
+        return [1.0]
+    taps = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(_TAPS + 1)]
+    total = taps[0] + 2.0 * sum(taps[1:])
+    return [t / total for t in taps if t > torch.finfo(dtype).eps]
+
+
+def _blurred(images: Tensor, taps: list[float]) -> Tensor:
+    """Convolve along both sides; the margin of ``len(taps) - 1`` pixels is used up."""
+    for dim in (2, 3):
+        reach, side = len(taps) - 1, images.size(dim)
+        kept = images.narrow(dim, reach, side - 2 * reach).mul(taps[0])
+        for i, weight in enumerate(taps[1:], start=1):
+            kept.add_(images.narrow(dim, reach - i, side - 2 * reach), alpha=weight)
+            kept.add_(images.narrow(dim, reach + i, side - 2 * reach), alpha=weight)
+        images = kept
+    return images
