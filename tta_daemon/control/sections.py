@@ -1,0 +1,183 @@
+"""Every setting of the daemon, section by section; a method's own options stand beside the method."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any, Literal, Self
+
+from pydantic import ValidationInfo, field_validator, model_validator
+
+from tta_daemon.control import checks, method_options
+from tta_daemon.control.faults import refusal
+from tta_daemon.control.kafka_settings import Kafka
+from tta_daemon.control.settings import (
+    LIVE,
+    REBUILD,
+    RESTART,
+    File,
+    Secret,
+    Section,
+    Size,
+    Table,
+    Texts,
+    Triple,
+    setting,
+    shown,
+)
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+class Input(Section):
+    """What a record may hold, and how it becomes images of the model's size."""
+
+    max_bytes: int = setting(16 << 20, "Largest record value, in bytes.", REBUILD, ge=1)
+    max_pixels: int = setting(32_000_000, "Largest image, in pixels, checked before it is decoded.", REBUILD, ge=1)
+    max_images: int = setting(256, "Most images in one record.", REBUILD, ge=1)
+    resize: Literal["refuse", "stretch", "crop"] = setting(
+        "refuse", "Images of another size: refuse, stretch, or crop the middle square.", REBUILD
+    )
+    decoders: int = setting(2, "Threads that decode.", REBUILD, ge=1, le=64)
+
+
+class Model(Section):
+    """The deployed classifier."""
+
+    factory: str = setting(
+        "", "Function that returns the network: package.module:function.", REBUILD, pattern=r"^$|^[\w.]+:[\w.]+$"
+    )
+    arguments: Table = setting({}, "Keyword arguments of that function.", REBUILD)
+    weights: File = setting("", "Its weights: .safetensors or .pt (never unpickled).", REBUILD)
+    checkpoint_key: str = setting("", "Where in a .pt file the weights lie, such as state_dict.", REBUILD)
+    strip_prefix: str = setting("", "What every name in the weights starts with too much, such as module.", REBUILD)
+    labels: Texts = setting((), "Names of the classes, in order; empty: their numbers.", REBUILD)
+    input_size: Size = setting((32, 32), "Height and width that the network sees.", REBUILD)
+    mean: Triple = setting((0.0, 0.0, 0.0), "Mean of red, green and blue that it was trained with.", REBUILD)
+    std: Triple = setting((1.0, 1.0, 1.0), "Standard deviation that it was trained with.", REBUILD)
+    device: str = setting("cpu", "Where torch computes: cpu, cuda, cuda:1.", REBUILD, pattern=r"^[a-z]+(:\d+)?$")
+    dtype: Literal["float32", "float64", "bfloat16"] = setting("float32", "Precision of the network.", REBUILD)
+    threads: int = setting(0, "Threads of torch on a CPU; 0: torch chooses.", REBUILD, ge=0, le=1024)
+
+
+class Adapt(Section):
+    """What is learned from the stream, and when."""
+
+    method: str = setting("tent", "How to adapt; docs/methods.md compares the methods.", REBUILD)
+    when: Literal["always", "drift", "never"] = setting("always", "always, only while drift is seen, or never.", LIVE)
+    learn_from: int = setting(16, "Fewest images in a batch worth learning from.", LIVE, ge=1)
+    every: int = setting(1, "Learn from every n-th batch.", LIVE, ge=1)
+    budget: float = setting(1.0, "Largest share of wall time that learning may take.", LIVE, ge=0, le=1)
+    max_lag_s: float = setting(0.0, "Lag above which learning yields to answering; 0: it never does.", LIVE, ge=0)
+    seed: int = setting(0, "Seed of the method's own randomness.", REBUILD, ge=0)
+    options: Table = setting({}, "Options of the method, below [adapt.options].", REBUILD)
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, name: str) -> str:
+        method_options.require(name)
+        return name
+
+    @field_validator("options")
+    @classmethod
+    def _known_options(cls, given: Table, info: ValidationInfo) -> Table:
+        if "method" in info.data:
+            method_options.read(info.data["method"], given)
+        return given
+
+    def chosen(self) -> Any:  # noqa: ANN401 - the options type of whichever method was chosen
+        """The method's options: its published defaults with what the file says."""
+        return method_options.read(self.method, self.options)
+
+
+class Batch(Section):
+    """How images gather before they are answered together."""
+
+    size: int = setting(64, "Images that fill a batch.", LIVE, ge=1, le=65_536)
+    patience_s: float = setting(0.2, "How long the first image of a batch waits for the others.", LIVE, ge=0)
+
+
+class Limits(Section):
+    """What the daemon holds at most, and when it gives up."""
+
+    waiting_images: int = setting(1024, "Images waiting above which the source is paused.", LIVE, ge=1)
+    waiting_bytes: int = setting(256 << 20, "Bytes waiting above which the source is paused.", LIVE, ge=1)
+    reject_ratio: float = setting(0.5, "Share of rejected records above which the daemon stops.", LIVE, gt=0, le=1)
+    reject_window: int = setting(1000, "Records over which that share is taken.", LIVE, ge=1)
+    drain_s: float = setting(30.0, "How long a stop may take to answer what is left.", LIVE, gt=0)
+
+
+class Settle(Section):
+    """How often answers are confirmed and offsets committed."""
+
+    every_s: float = setting(1.0, "Time between two commits.", LIVE, gt=0)
+    timeout_s: float = setting(30.0, "How long a commit may take, all of it.", LIVE, gt=0)
+
+
+class Streams(Section):
+    """Which records share what is learned."""
+
+    by: Literal["none", "partition", "key"] = setting(
+        "none", "One adapter for all records, one per partition, or one per record key.", REBUILD
+    )
+    max_resident: int = setting(64, "Streams kept in memory; the least recently used leaves first.", LIVE, ge=1)
+
+
+class Watch(Section):
+    """How closely the daemon watches itself."""
+
+    sample: float = setting(1.0, "Share of batches that the frozen source model answers too.", LIVE, ge=0, le=1)
+    label_window: int = setting(100_000, "Answers remembered until their labels come.", LIVE, ge=1)
+    label_wait_s: float = setting(3600.0, "How long an answer waits for its label.", LIVE, gt=0)
+    window: int = setting(1000, "Labelled images in the recent accuracy.", LIVE, ge=1)
+
+
+class Http(Section):
+    """Metrics, health and status by HTTP."""
+
+    host: str = setting("127.0.0.1", "Address to listen at; 0.0.0.0 lets other machines in.", RESTART, min_length=1)
+    port: int = setting(9464, "Port to listen at; 0: any free one.", RESTART, ge=0, le=65_535)
+    lifecycle: bool = setting(False, "Whether reload, reset and checkpoint may be asked for by HTTP.", LIVE)
+    token: Secret = setting("", "Bearer token of those requests; better in token_file or the environment.", LIVE)
+    token_file: File = setting("", "File that holds that token.", LIVE)
+    stall_s: float = setting(60.0, "Standstill of the loop after which the daemon calls itself unhealthy.", LIVE, gt=0)
+
+
+class Log(Section):
+    """What is written to standard output."""
+
+    level: Level = setting("info", "debug, info, warning or error.", LIVE)
+    format: Literal["auto", "json", "console"] = setting("auto", "json, console, or by whether a person reads.", LIVE)
+
+
+class Config(Section):
+    """Every setting in force. An instance has passed every check that needs no look at the world."""
+
+    kafka: Kafka = Kafka()
+    input: Input = Input()
+    model: Model = Model()
+    adapt: Adapt = Adapt()
+    batch: Batch = Batch()
+    limits: Limits = Limits()
+    settle: Settle = Settle()
+    streams: Streams = Streams()
+    watch: Watch = Watch()
+    http: Http = Http()
+    log: Log = Log()
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if faults := list(checks.together(self)):
+            raise refusal(faults)
+        return self
+
+    def masked(self) -> dict[str, Any]:
+        """All settings as plain values, the method's options with their defaults, secrets hidden."""
+        plain: dict[str, Any] = shown(self)
+        plain["adapt"]["options"] = asdict(self.adapt.chosen())
+        return plain
+
+    @property
+    def digest(self) -> str:
+        """Twelve letters that change when a setting does. Secrets have no part in it."""
+        text = json.dumps(self.masked(), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""What the daemon knows about itself: metrics, accuracy, drift."""
