@@ -1,0 +1,169 @@
+"""Every instrument that Prometheus sees, declared with its meaning, on a registry of its own.
+
+Label values come from closed sets and exist from the start, so that nothing appears out of nowhere.
+"""
+
+import math
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+from tta_daemon import __version__
+from tta_daemon.errors import Reason
+from tta_daemon.learner import Hold
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+DELAYS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0, 7 * 24 * 3600.0)
+SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+PHASES = ("decode", "infer", "source", "produce", "adapt", "commit")
+MODELS = ("adapted", "source")
+WINDOWS = ("recent", "all")
+
+# Birth times of series, which Prometheus' text format has no use for, and which promtool objects to.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Restore(StrEnum):
+    """Why learned state was put back: a closed set, because it becomes a metric's label."""
+
+    FAILED = "failed"
+    GUARD = "guard"
+    SCHEDULED = "scheduled"
+    REQUESTED = "requested"
+
+
+class Detector(StrEnum):
+    """What looks for drift: a closed set, because it becomes a metric's label."""
+
+    STATISTICS = "bn_statistics"
+    ENTROPY = "entropy"
+    LABELS = "predicted_labels"
+    FEATURES = "features"
+    ADWIN = "adwin"
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """What the reference says of one metric."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...]
+
+
+class Instruments:
+    """All instruments, by the names that the moments know them by."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.declared: list[Instrument] = []
+        self._declare_flow()
+        self._declare_adaptation()
+        self._declare_judgement()
+        self._declare_identity()
+
+    def _make(self, kind: Any, name: str, text: str, labels: Mapping[str, Iterable[str]] = {}, **more: Any) -> Any:  # noqa: ANN401 - any instrument; the default is only read
+        made = kind(name, text, tuple(labels), registry=self.registry, **more)
+        full = f"{name}_total" if kind is Counter else name
+        self.declared.append(Instrument(full, kind.__name__.lower(), text, tuple(labels)))
+        if len(labels) == 1:
+            for value in next(iter(labels.values())):
+                made.labels(value)
+        return made
+
+    def _declare_flow(self) -> None:
+        make = self._make
+        self.consumed = make(Counter, "tta_records_consumed", "Records read from the input topic.")
+        self.answered = make(Counter, "tta_records_answered", "Records answered.")
+        reasons = {"reason": list(Reason)}
+        self.dead = make(Counter, "tta_records_dead_lettered", "Records that could not be answered.", reasons)
+        self.images = make(Counter, "tta_images_answered", "Images answered.")
+        self.repaired = make(
+            Counter,
+            "tta_images_repaired",
+            "Images answered by the source model because the adapted one failed on them.",
+        )
+        self.batches = make(Counter, "tta_batches_processed", "Batches answered.")
+        self.batch_images = make(Histogram, "tta_batch_images", "Images in a batch.", buckets=SIZES)
+        self.phases = make(
+            Histogram, "tta_batch_processing_seconds", "Time spent, by phase.", {"phase": PHASES}, buckets=SECONDS
+        )
+        self.latency = make(
+            Histogram,
+            "tta_answer_latency_seconds",
+            "From a record's timestamp to its answer.",
+            buckets=(*SECONDS, *DELAYS[3:6]),
+        )
+        partition: dict[str, Iterable[str]] = {"topic": (), "partition": ()}
+        self.lag = make(Gauge, "tta_consumer_lag_records", "Records not yet read, by partition held.", partition)
+        self.waiting = make(Gauge, "tta_waiting_images", "Images that wait for their batch to fill.")
+        self.open = make(Gauge, "tta_open_records", "Records read and not yet answered or dead-lettered.")
+        self.undelivered = make(Counter, "tta_delivery_failures", "Settlements that failed and were read again.")
+        self.last_record = make(Gauge, "tta_last_record_timestamp_seconds", "When a record was last read.")
+        self.last_turn = make(Gauge, "tta_last_turn_timestamp_seconds", "When the loop last turned.")
+        self.last_settled = make(Gauge, "tta_last_settlement_timestamp_seconds", "When offsets were last committed.")
+
+    def _declare_adaptation(self) -> None:
+        make = self._make
+        self.steps = make(Counter, "tta_adaptation_steps", "Batches learned from.")
+        self.skipped = make(
+            Counter, "tta_adaptation_skipped", "Batches answered and not learned from.", {"reason": list(Hold)}
+        )
+        self.restores = make(
+            Counter, "tta_restores", "Times that learned state was put back.", {"reason": list(Restore)}
+        )
+        self.signal = make(Gauge, "tta_adaptation_signal", "What the method said of its last step.", {"signal": ()})
+
+    def _declare_judgement(self) -> None:
+        make, models = self._make, {"model": MODELS}
+        about = "of about the last thousand answered images"
+        self.entropy = make(Gauge, "tta_answer_entropy_nats", f"Mean entropy of the answers {about}.", models)
+        self.confidence = make(Gauge, "tta_answer_confidence_ratio", f"Mean confidence {about}.", models)
+        self.agreement = make(Gauge, "tta_agreement_ratio", f"Share {about} on which adapted and source agree.")
+        both = {"model": MODELS, "window": WINDOWS}
+        self.accuracy = make(
+            Gauge, "tta_accuracy_ratio", "Share of labelled images answered right; NaN: none yet.", both
+        )
+        self.judged = make(Gauge, "tta_accuracy_images", "Labelled images behind that share.", {"window": WINDOWS})
+        self.labeled = make(Counter, "tta_labeled_images", "Labelled images that a model answered.", models)
+        self.right = make(Counter, "tta_labeled_images_correct", "Labelled images that a model answered right.", models)
+        self.delay = make(Histogram, "tta_label_delay_seconds", "From an answer to its label.", buckets=DELAYS)
+        self.tallies = {
+            "labels": make(Counter, "tta_labels_received", "Records read from the labels topic."),
+            "invalid": make(Counter, "tta_labels_invalid", "Labels that made no sense, or did not fit their answer."),
+            "duplicate": make(Counter, "tta_labels_duplicate", "Labels of an answer that had one already."),
+            "unmatched": make(Counter, "tta_labels_unmatched", "Labels whose answer was not seen in time."),
+            "unlabeled": make(Counter, "tta_answers_unlabeled", "Answers forgotten before a label came."),
+        }
+        detectors: dict[str, Iterable[str]] = {"detector": ()}
+        self.drift = make(Gauge, "tta_drift_score", "How far the stream is from the source domain.", detectors)
+        self.threshold = make(Gauge, "tta_drift_threshold", "The score above which drift is called so.", detectors)
+        self.detected = make(Gauge, "tta_drift_detected", "Whether the score is above its threshold.", detectors)
+        for gauge in (self.entropy, self.confidence):
+            for model in MODELS:
+                gauge.labels(model).set(math.nan)
+        self.agreement.set(math.nan)
+        for model in MODELS:
+            for window in WINDOWS:
+                self.accuracy.labels(model, window).set(math.nan)
+
+    def _declare_identity(self) -> None:
+        make = self._make
+        build: dict[str, Iterable[str]] = {"version": (), "python": (), "torch": ()}
+        self.build = make(Gauge, "tta_build_info", "Versions of what is running; always 1.", build)
+        self.build.labels(__version__, platform.python_version(), torch.__version__).set(1)
+        model: dict[str, Iterable[str]] = {"model": (), "digest": (), "method": (), "device": ()}
+        self.model = make(Gauge, "tta_model_info", "The model and method that answer; always 1.", model)
+        self.config = make(Gauge, "tta_config_info", "The configuration in force; always 1.", {"digest": ()})
+        self.reload_ok = make(Gauge, "tta_config_last_reload_successful", "Whether the last reload was taken.")
+        self.reload_at = make(
+            Gauge, "tta_config_last_reload_success_timestamp_seconds", "When the configuration in force was taken."
+        )
+        results = {"result": ("applied", "refused", "unchanged")}
+        self.reloads = make(Counter, "tta_config_reloads", "Reloads asked for.", results)
