@@ -11,12 +11,13 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from tta_daemon.control import method_options
 from tta_daemon.control.environment import overrides
 from tta_daemon.control.faults import ConfigRefused, Fault
+from tta_daemon.control.kafka_settings import Kafka, Security
 from tta_daemon.control.sections import Config
 from tta_daemon.control.settings import Reach, Section, shown
 from tta_daemon.control.wording import faults_in
 from tta_daemon.errors import ConfigError
 
-__all__ = ["Change", "Config", "Reach", "changes", "load", "reaches", "revealed"]
+__all__ = ["Change", "Config", "Kafka", "Reach", "Security", "changes", "load", "reaches", "revealed"]
 
 LARGEST_FILE = 1 << 20
 
