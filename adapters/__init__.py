@@ -17,8 +17,12 @@ from typing import Any
 
 from adapters.adapter import SIGNALS, Adaptation, Adapter, Answer, Memory, Outcome, answer, step
 from adapters.classifier import Classifier
+from adapters.eata import Eata, EataOptions, EataPrior
 from adapters.norm_only import NormOnly, NormOnlyOptions
 from adapters.parts.network import has_batch_norm, norm_affine
+from adapters.roid import Roid, RoidOptions
+from adapters.rpl import Rpl, RplOptions
+from adapters.sar import Sar, SarOptions
 from adapters.source_only import SourceOnly, SourceOnlyOptions
 from adapters.tent import Tent, TentOptions
 
@@ -53,6 +57,10 @@ METHODS: Mapping[str, Method] = MappingProxyType({
     "source": Method(SourceOnlyOptions, None, SourceOnly),
     "norm": Method(NormOnlyOptions, None, NormOnly, Needs(batch_norm=True)),
     "tent": Method(TentOptions, None, Tent, Needs(affine_norm=True, smallest_batch=2)),
+    "rpl": Method(RplOptions, None, Rpl, Needs(affine_norm=True, smallest_batch=2)),
+    "eata": Method(EataOptions, EataPrior, Eata, Needs(affine_norm=True, smallest_batch=2)),
+    "sar": Method(SarOptions, None, Sar, Needs(affine_norm=True, smallest_batch=2)),
+    "roid": Method(RoidOptions, None, Roid, Needs(affine_norm=True, smallest_batch=2)),
 })  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The contract of a method, and what no method writes again: memory, rewinding, answering before learning."""
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -165,11 +166,13 @@ def answer(adapter: Adapter, images: Tensor) -> Answer:
         logits = next(adaptation).detach()
 
     def learn() -> Mapping[str, float]:
+        if inspect.getgeneratorstate(adaptation) == inspect.GEN_CLOSED:
+            raise RuntimeError("this answer has been learned from")
+        adapter.steps += 1  # before, so that a method that returns to birth begins again at 0
         try:
             with torch.enable_grad():
                 next(adaptation)
         except StopIteration as end:
-            adapter.steps += 1
             return {name: float(value) for name, value in end.value.items()}
         raise RuntimeError(f"{type(adapter).__name__}.adapt yields more than once")
 

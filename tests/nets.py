@@ -142,6 +142,16 @@ def images(n: int = 16, size: int = 16, seed: int = 0) -> Tensor:
 
 def golden_batches(dtype: torch.dtype = torch.float64) -> list[Tensor]:
     """The ten batches of fifty that the golden trajectories were recorded on."""
-    pixels = np.load(shared("golden/images.npz"))["images"]
-    every = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(dtype) / 255
-    return list(every.split(50))
+    return _batches("golden/images.npz", dtype)
+
+
+def source_batches(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """The ten batches of fifty clean training images that the golden priors were made from."""
+    return _batches("golden/source500.npz", dtype)
+
+
+def _batches(path: str, dtype: torch.dtype) -> list[Tensor]:
+    """Pixels through the recorded table: they were rounded to float32 before anything else."""
+    table = torch.from_numpy(np.load(shared("golden/images.npz"))["float_lut"]).to(dtype)
+    pixels = torch.from_numpy(np.load(shared(path))["images"]).permute(0, 3, 1, 2)
+    return list(table[pixels.long()].split(50))

@@ -1,7 +1,8 @@
 """A classifier of which some tensors learn, beside the source that it shares all others with."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from itertools import chain
 from typing import cast
 
@@ -66,10 +67,16 @@ def fork(classifier: Classifier) -> Classifier:
     return copy.deepcopy(classifier, shared)
 
 
-def norm_affine(network: nn.Module) -> Iterable[nn.Parameter]:
-    """Scale and shift of every normalization layer, in the order of the network."""
-    for module in network.modules():
-        if isinstance(module, _AFFINE):
+def norm_affine(network: nn.Module, excluded: Sequence[str] = ()) -> Iterable[nn.Parameter]:
+    """Scale and shift of every normalization layer, in the order of the network.
+
+    Args:
+        network: a classifier.
+        excluded: shell patterns of layer names, as the wrapped network calls them, that are left out.
+    """
+    for name, module in network.named_modules():
+        left_out = any(fnmatchcase(name.removeprefix("network."), pattern) for pattern in excluded)
+        if isinstance(module, _AFFINE) and not left_out:
             yield from (p for p in (module.weight, module.bias) if isinstance(p, nn.Parameter))
 
 

@@ -1,6 +1,7 @@
 """The tensors that learn, laid end to end, so that restoring, averaging and stepping are one operation each."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class Vector:
         laid = _laid_already(self.parameters)
         self.values = laid if laid is not None else torch.cat([_end_to_end(p.detach()) for p in self.parameters])
         if laid is None:
-            for parameter, view in zip(self.parameters, self._views(self.values), strict=True):
+            for parameter, view in zip(self.parameters, self.views(self.values), strict=True):
                 parameter.data = view
         self._gradient: Tensor | None = None
 
@@ -33,16 +34,36 @@ class Vector:
         """Where ``backward`` leaves the gradient of the last loss. All zeros before the first."""
         if self._gradient is None:
             self._gradient = torch.zeros_like(self.values)
-            for parameter, view in zip(self.parameters, self._views(self._gradient), strict=True):
+            for parameter, view in zip(self.parameters, self.views(self._gradient), strict=True):
                 parameter.grad = view
         return self._gradient
 
-    def _views(self, flat: Tensor) -> list[Tensor]:
+    def attached(self) -> Tensor:
+        """The values as a function of the parameters, so that a loss on them reaches the parameters."""
+        return cast("Tensor", _Attached.apply(self, *self.parameters))  # type: ignore[no-untyped-call]
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """``flat``, which has one element for each of ours, cut and shaped like the parameters."""
         pieces = torch.split(flat, [p.numel() for p in self.parameters])
         return [
             piece.as_strided(p.shape, p.stride(), piece.storage_offset()) if _dense(p) else piece.view(p.shape)
             for piece, p in zip(pieces, self.parameters, strict=True)
         ]
+
+
+class _Attached(torch.autograd.Function):
+    """The parameters as the flat tensor that they are views of; its gradient is cut the same way."""
+
+    @staticmethod
+    def forward(ctx: Any, vector: Vector, *_: Tensor) -> Tensor:  # noqa: ANN401 - torch's own context
+        """The flat tensor."""
+        ctx.vector = vector
+        return vector.values.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - as above
+        """The pieces of the flat gradient."""
+        return None, *ctx.vector.views(gradients[0].contiguous())
 
 
 def _laid_already(parameters: Sequence[nn.Parameter]) -> Tensor | None:
