@@ -17,6 +17,7 @@ from typing import Any
 
 from adapters.adapter import SIGNALS, Adaptation, Adapter, Answer, Memory, Outcome, answer, step
 from adapters.classifier import Classifier
+from adapters.cotta import Cotta, CottaOptions
 from adapters.eata import Eata, EataOptions, EataPrior
 from adapters.norm_only import NormOnly, NormOnlyOptions
 from adapters.parts.network import has_batch_norm, norm_affine
@@ -61,6 +62,7 @@ METHODS: Mapping[str, Method] = MappingProxyType({
     "eata": Method(EataOptions, EataPrior, Eata, Needs(affine_norm=True, smallest_batch=2)),
     "sar": Method(SarOptions, None, Sar, Needs(affine_norm=True, smallest_batch=2)),
     "roid": Method(RoidOptions, None, Roid, Needs(affine_norm=True, smallest_batch=2)),
+    "cotta": Method(CottaOptions, None, Cotta, Needs(smallest_batch=2)),
 })  # fmt: skip
 
 

@@ -83,6 +83,15 @@ def from_batch(norm: StreamNorm, x: Tensor) -> Tensor:
     return functional.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
 
 
+def by_part(parts: int) -> Rule:
+    """Each of so many equal parts of the batch by itself: many views of the same images may then share one pass."""
+
+    def rule(norm: StreamNorm, x: Tensor) -> Tensor:
+        return torch.cat([from_batch(norm, part) for part in x.chunk(parts)])
+
+    return rule
+
+
 def from_running(norm: StreamNorm, x: Tensor) -> Tensor:
     """By the statistics kept so far."""
     return norm.normalize(x, norm.mean, norm.var)

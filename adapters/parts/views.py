@@ -4,15 +4,17 @@ Cohen and Giryes, "KATANA: Simple Post-Training Robustness Using Test-Time Augme
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from adapters.parts.dice import Dice
+from adapters.parts.norms import by_part, from_batch, normalizing
 
 ViewKind = Literal["random", "flip", "identity"]
 """Which view: a random one, or for comparisons the mirrored image or the image itself."""
@@ -68,6 +70,20 @@ def views(images: Tensor, count: int, dice: Dice, strength: float, kind: ViewKin
     """``count`` views, one after the other; of kind ``flip`` every second one is the mirrored image."""
     for k in range(count):
         yield view(images, dice, strength, kind="identity" if kind == "flip" and k % 2 == 0 else kind)
+
+
+@torch.no_grad()
+def answers(network: nn.Module, seen: Iterable[Tensor], at_once: int) -> Tensor:
+    """Logits, V x N x C, of V views; as many views share a pass as ``at_once`` images hold, normalized each by itself.
+
+    What a pass shares shrinks as batches grow, so memory stays bounded.
+    """
+    logits, waiting = [], iter(seen)
+    for first in waiting:
+        group = [first, *islice(waiting, at_once // len(first) - 1 if at_once > len(first) else 0)]
+        with normalizing(network, by_part(len(group)) if len(group) > 1 else from_batch):
+            logits.append(network(torch.cat(group) if len(group) > 1 else first).unflatten(0, (len(group), -1)))
+    return torch.cat(logits)
 
 
 def draw(dice: Dice, strength: float, images: Tensor, *, blur: bool = True, noise: bool = True) -> Viewpoint:

@@ -9,6 +9,7 @@ import torch
 from nets import cifar_resnet, golden_batches, shared, source_batches
 
 import adapters
+from adapters.cotta import CottaOptions
 from adapters.eata import EataOptions, EataPrior, estimate_fisher
 from adapters.norm_only import NormOnlyOptions
 from adapters.roid import RoidOptions
@@ -28,6 +29,7 @@ CASES = {
     "eata": ("eata", EataOptions(fisher_weight=1.0)),
     "sar_reset_fixed": ("sar", SarOptions(lr=0.01, recover_below=0.205)),
     "roid": ("roid", RoidOptions(view_strength=0.0, literal=True)),
+    "cotta_views2_flip": ("cotta", CottaOptions(views=2, view_kind="flip", augment_below=2.0, restore_rate=0.0)),
 }
 """Case of the golden folder -> method and options."""
 
