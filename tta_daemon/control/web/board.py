@@ -1,0 +1,68 @@
+"""The board between the loop and whoever asks how it is: the loop writes, anybody reads."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class Verdict(NamedTuple):
+    """An answer to a probe, and the words for a person."""
+
+    good: bool
+    words: str
+
+
+class Board:
+    """The loop's latest word about itself. Every write replaces one reference, so that readers need no lock."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._turned_at: float | None = None
+        self._ready = Verdict(good=False, words="starting")
+        self._status: Mapping[str, Any] = {}
+
+    def turned(self) -> None:
+        """The loop went round: it lives."""
+        self._turned_at = self._clock()
+
+    def publish(self, status: Mapping[str, Any]) -> None:
+        """What `/api/status` shows from now on; a fresh mapping, never changed after."""
+        self._status = status
+
+    def announce(self) -> None:
+        """The model is loaded and the state restored: ready to answer."""
+        self._ready = Verdict(good=True, words="ready")
+
+    def withdraw(self, why: str = "stopping") -> None:
+        """Not ready any more."""
+        self._ready = Verdict(good=False, words=why)
+
+    @property
+    def ready(self) -> Verdict:
+        """Whether the daemon can answer."""
+        return self._ready
+
+    def alive(self, stall_s: float) -> Verdict:
+        """Whether the loop turned within ``stall_s``. Before its first turn it is starting, however long that takes."""
+        if self._turned_at is None:
+            return Verdict(good=True, words="starting")
+        still_s = self._clock() - self._turned_at
+        if still_s <= stall_s:
+            return Verdict(good=True, words="healthy")
+        return Verdict(good=False, words=f"the loop stands still since {still_s:.0f} s (http.stall_s is {stall_s:g})")
+
+    def status(self) -> dict[str, Any]:
+        """What was published, ready for JSON, beside readiness."""
+        plain: dict[str, Any] = _plain(self._status)
+        return {"ready": self._ready.good, "readiness": self._ready.words, **plain}
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401 - what JSON holds
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, bool | int | float | str | None) else str(value)

@@ -1,0 +1,141 @@
+"""Metrics, health and status by HTTP, on a thread of its own."""
+
+import errno
+import socket
+import threading
+import time
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from tta_daemon import __version__
+from tta_daemon.control.sections import Http
+from tta_daemon.control.web.board import Board, Verdict
+from tta_daemon.errors import ConfigError
+
+__all__ = ["Board", "Server"]
+
+MOST_CONNECTIONS = 256
+
+
+class Server:
+    """Listens from `start` to `stop`. It reads the board and the registry, and writes to neither.
+
+    Args:
+        http: the ``[http]`` section.
+        board: what the loop says of itself.
+        registry: what Prometheus is shown.
+    """
+
+    def __init__(self, http: Http, board: Board, registry: CollectorRegistry) -> None:
+        self._http = http
+        self._board = board
+        self._registry = registry
+        self._socket: socket.socket | None = None
+        self._uvicorn = uvicorn.Server(
+            uvicorn.Config(
+                Starlette(routes=self._routes()),
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                limit_concurrency=MOST_CONNECTIONS,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port it listens at, also where any free one was asked for."""
+        if self._socket is None:
+            raise RuntimeError("the server was not started")
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    def start(self, timeout_s: float = 10.0) -> None:
+        """Listen.
+
+        Raises:
+            ConfigError: the address cannot be listened at; `http.host` or `http.port` is named.
+        """
+        self._socket = _listening(self._http)
+        self._thread.start()
+        deadline = time.monotonic() + timeout_s
+        while not self._uvicorn.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                raise RuntimeError(f"the HTTP server did not start within {timeout_s:g} s")
+            time.sleep(0.005)
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Stop listening; requests under way have a second. Harmless where it was never started."""
+        self._uvicorn.should_exit = True
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        if self._socket is not None:
+            self._socket.close()
+
+    def tune(self, http: Http) -> None:
+        """Go on with other settings; host and port stay."""
+        self._http = http
+
+    def _run(self) -> None:
+        self._uvicorn.run(sockets=[self._socket] if self._socket else None)
+
+    def _routes(self) -> list[Route]:
+        return [
+            Route("/", self._index),
+            Route("/metrics", self._metrics),
+            Route("/-/healthy", self._healthy),
+            Route("/-/ready", self._is_ready),
+            Route("/api/status", self._status),
+        ]
+
+    async def _index(self, _: Request) -> Response:
+        pages = "\n".join(route.path for route in self._routes()[1:])
+        return PlainTextResponse(f"tta-daemon {__version__}\n\n{pages}\n")
+
+    async def _metrics(self, request: Request) -> Response:
+        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(self._registry), headers={"content-type": kind})
+
+    async def _healthy(self, _: Request) -> Response:
+        return _said(self._board.alive(self._http.stall_s))
+
+    async def _is_ready(self, _: Request) -> Response:
+        return _said(self._board.ready)
+
+    async def _status(self, _: Request) -> Response:
+        return JSONResponse(self._board.status(), headers={"cache-control": "no-store"})
+
+
+def _said(verdict: Verdict) -> Response:
+    return PlainTextResponse(f"{verdict.words}\n", 200 if verdict.good else 503, {"cache-control": "no-store"})
+
+
+def _listening(http: Http) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(http.host, http.port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((http.host, http.port), family=family)
+    except socket.gaierror as error:
+        remedy = "0.0.0.0 listens at every address, 127.0.0.1 to this machine alone"
+        raise ConfigError("http.host", f"{http.host!r} is no address of this machine", remedy) from error
+    except OSError as error:
+        raise _refusal(http, error) from error
+
+
+def _refusal(http: Http, error: OSError) -> ConfigError:
+    if error.errno == errno.EADDRINUSE:
+        remedy = "stop what listens there, choose another port, or 0 for any free one"
+        return ConfigError("http.port", f"{http.host}:{http.port} is in use", remedy)
+    if error.errno == errno.EACCES:
+        return ConfigError("http.port", f"we may not listen at {http.port}", "choose a port from 1024 on")
+    remedy = "0.0.0.0 listens at every address, 127.0.0.1 to this machine alone"
+    return ConfigError("http.host", f"cannot listen at {http.host!r}: {error.strerror}", remedy)
