@@ -15,10 +15,15 @@ from tta_daemon.control.settings import Reach
 PATH = "adapt.options"
 
 
+def names() -> list[str]:
+    """Every method there is."""
+    return list(_methods())
+
+
 def require(method: str) -> None:
     """Refuse a method that does not exist."""
-    if method not in _methods():
-        raise refusal([Fault("adapt.method", f"no method is called {method!r}", nearest(method, list(_methods())))])
+    if method not in names():
+        raise refusal([Fault("adapt.method", f"no method is called {method!r}", nearest(method, names()))])
 
 
 def read(method: str, given: Mapping[str, object]) -> Any:  # noqa: ANN401 - the method's own options type

@@ -128,7 +128,7 @@ class Watch(Section):
     sample: float = setting(1.0, "Share of batches that the frozen source model answers too.", LIVE, ge=0, le=1)
     label_window: int = setting(100_000, "Answers remembered until their labels come.", LIVE, ge=1)
     label_wait_s: float = setting(3600.0, "How long an answer waits for its label.", LIVE, gt=0)
-    window: int = setting(1000, "Labelled images in the recent accuracy.", LIVE, ge=1)
+    window: int = setting(1000, "Labeled images in the recent accuracy.", LIVE, ge=1)
 
 
 class Http(Section):

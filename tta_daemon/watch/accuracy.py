@@ -153,7 +153,7 @@ class Ratio:
 
 
 class Accuracy:
-    """Accuracy over the last ``window`` labelled images, and over all of them.
+    """Accuracy over the last ``window`` labeled images, and over all of them.
 
     Where the source model answered some of the images, both accuracies are over those; else over all there are: the
     two are always about the same images.

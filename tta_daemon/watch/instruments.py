@@ -128,11 +128,11 @@ class Instruments:
         self.agreement = make(Gauge, "tta_agreement_ratio", f"Share {about} on which adapted and source agree.")
         both = {"model": MODELS, "window": WINDOWS}
         self.accuracy = make(
-            Gauge, "tta_accuracy_ratio", "Share of labelled images answered right; NaN: none yet.", both
+            Gauge, "tta_accuracy_ratio", "Share of labeled images answered right; NaN: none yet.", both
         )
-        self.judged = make(Gauge, "tta_accuracy_images", "Labelled images behind that share.", {"window": WINDOWS})
-        self.labeled = make(Counter, "tta_labeled_images", "Labelled images that a model answered.", models)
-        self.right = make(Counter, "tta_labeled_images_correct", "Labelled images that a model answered right.", models)
+        self.judged = make(Gauge, "tta_accuracy_images", "Labeled images behind that share.", {"window": WINDOWS})
+        self.labeled = make(Counter, "tta_labeled_images", "Labeled images that a model answered.", models)
+        self.right = make(Counter, "tta_labeled_images_correct", "Labeled images that a model answered right.", models)
         self.delay = make(Histogram, "tta_label_delay_seconds", "From an answer to its label.", buckets=DELAYS)
         self.tallies = {
             "labels": make(Counter, "tta_labels_received", "Records read from the labels topic."),

@@ -1,0 +1,204 @@
+"""The command line. Heavy modules are imported by the commands that need them, so that help comes at once."""
+
+import json
+import os
+import signal
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from tta_daemon import __version__
+from tta_daemon.control import config_cli
+from tta_daemon.control.asking import NEARBY, NoAnswer, ask, good, lines
+from tta_daemon.control.config_cli import File, loaded, refusals
+from tta_daemon.errors import ConfigError, TtaError
+
+if TYPE_CHECKING:
+    from tta_daemon.daemon import Daemon
+
+RUNTIME_ERROR, SECOND_INTERRUPT = 1, 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 ended as asked, 1 failed, 2 wrong usage, 78 wrong configuration.",
+)
+app.add_typer(config_cli.app, name="config")
+
+Url = Annotated[str, typer.Option("--url", envvar="TTA_URL", help="Where the daemon listens.")]
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+@app.callback()
+def options(
+    *,
+    show_version: Annotated[bool, typer.Option("--version", help="Say which version this is.", is_eager=True)] = False,
+) -> None:
+    """Test-time adaptation of image classifiers on a Kafka stream.
+
+    Reads images from a topic, answers each with your model, and lets the model adapt, without labels, to what it sees.
+
+    Try it: tta-daemon demo
+    """
+    if show_version:
+        parts = [
+            f"python {sys.version.split()[0]}",
+            *(f"{name} {_version(name)}" for name in ("torch", "kafka-python")),
+        ]
+        typer.echo(f"tta-daemon {__version__} ({', '.join(parts)})")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration, a TOML file.")],
+) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C, which drain it; a second one ends it at once.
+
+    Settings may come from the environment instead: TTA_KAFKA__INPUT_TOPIC stands in for kafka.input_topic.
+
+    Example: tta-daemon run --config config.toml
+    """
+    stop = _Stop()
+    with refusals():
+        settings = loaded(config)
+        from tta_daemon.assemble import assemble  # noqa: PLC0415 - torch comes with it
+        from tta_daemon.control import logs  # noqa: PLC0415
+
+        logs.configure(settings.log)
+        daemon = stop.daemon = assemble(settings, config)
+        _run(daemon)
+
+
+@app.command()
+def check(
+    config: File,
+    *,
+    environment: Annotated[
+        bool, typer.Option("--environment/--no-environment", help="Also try the model, its files and the brokers.")
+    ] = True,
+) -> None:
+    """Check a configuration and print everything that is wrong with it, each with its remedy.
+
+    Exits with 0 where all is well, else with 78.
+
+    Examples:  tta-daemon check config.toml |  tta-daemon check --no-environment config.toml
+    """
+    with refusals():
+        settings = loaded(config)
+        if environment:
+            from tta_daemon.control.faults import ConfigRefused  # noqa: PLC0415
+            from tta_daemon.control.preflight import faults  # noqa: PLC0415 - torch comes with it
+
+            if found := list(faults(settings)):
+                raise ConfigRefused(found)
+    tried = "the settings, the model and the brokers" if environment else "the settings"
+    typer.echo(f"{config}: all is well with {tried} (digest {settings.digest})")
+
+
+@app.command()
+def demo(
+    *,
+    summary: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
+    chart: Annotated[Path | None, typer.Option("--chart", metavar="FILE", help="Draw the stream here, PNG.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A shorter stream.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of the stream's order and its noise.")] = 0,
+) -> None:
+    """Watch the daemon adapt to real images through a real broker, on this machine, in two minutes.
+
+    Example: tta-daemon demo --chart demo.png
+    """
+    from tta_daemon.offline.demo import run as run_demo  # noqa: PLC0415 - torch comes with it
+
+    with refusals():
+        run_demo(summary=summary, chart=chart, quick=quick, seed=seed)
+
+
+@app.command()
+def healthcheck(url: Url = NEARBY) -> None:
+    """Ask a running daemon whether its loop turns; for containers without curl. Exits with 0 or 1.
+
+    Example: HEALTHCHECK CMD ["tta-daemon", "healthcheck"]
+    """
+    code, text = _asked(url, "/-/healthy")
+    typer.echo(text.strip())
+    raise typer.Exit(0 if good(code) else RUNTIME_ERROR)
+
+
+@app.command()
+def status(
+    url: Url = NEARBY,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Ask a running daemon what it is doing.
+
+    Examples:  tta-daemon status |  tta-daemon status --json --url http://10.0.0.7:9464
+    """
+    code, text = _asked(url, "/api/status")
+    if not good(code):
+        _fail(f"{url} answered with {code}: {text.strip()[:200]}")
+    typer.echo(text if as_json else "\n".join(lines(json.loads(text))))
+
+
+class _Stop:
+    """What signals do: the first one drains the daemon, or ends what is not one yet; the second ends everything."""
+
+    def __init__(self) -> None:
+        self.daemon: Daemon | None = None
+        self._asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._asked:
+            os._exit(SECOND_INTERRUPT)
+        self._asked = True
+        if self.daemon is None:
+            raise SystemExit(0)
+        self.daemon.stop()
+
+
+def _run(daemon: "Daemon") -> None:
+    import structlog  # noqa: PLC0415
+
+    log = structlog.get_logger(__name__)
+    try:
+        daemon.run()
+    except ConfigError:
+        raise
+    except TtaError as error:
+        log.error("the daemon failed", error=f"{type(error).__name__}: {error}")  # noqa: TRY400 - the words say it all
+        raise typer.Exit(RUNTIME_ERROR) from error
+    except Exception as error:
+        log.exception("the daemon failed")
+        raise typer.Exit(RUNTIME_ERROR) from error
+
+
+def _asked(url: str, path: str) -> tuple[int, str]:
+    try:
+        return ask(url, path)
+    except NoAnswer as error:
+        _fail(str(error))
+
+
+def _fail(words: str) -> NoReturn:
+    typer.echo(words, err=True)
+    raise typer.Exit(RUNTIME_ERROR)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
