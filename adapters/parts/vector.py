@@ -50,6 +50,25 @@ class Vector:
             for piece, p in zip(pieces, self.parameters, strict=True)
         ]
 
+    def row_major(self, flat: Tensor) -> Tensor:
+        """``flat`` in the order of a file: parameter by parameter, row by row, whatever their memory format."""
+        return torch.cat([view.reshape(-1) for view in self.views(flat)])
+
+    def laid(self, row_major: Tensor) -> Tensor:
+        """What `row_major` returned, in the order of ``values`` and in its dtype.
+
+        Raises:
+            ValueError: it is of other parameters than these.
+        """
+        if row_major.shape != self.values.shape:
+            raise ValueError(f"the prior is of {row_major.numel()} elements, but {self.values.numel()} learn here")
+        flat = torch.empty_like(self.values)
+        start = 0
+        for view in self.views(flat):
+            view.copy_(row_major[start : start + view.numel()].view(view.shape))
+            start += view.numel()
+        return flat
+
 
 class _Attached(torch.autograd.Function):
     """The parameters as the flat tensor that they are views of; its gradient is cut the same way."""
