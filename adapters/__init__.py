@@ -21,7 +21,10 @@ from adapters.cotta import Cotta, CottaOptions
 from adapters.eata import Eata, EataOptions, EataPrior
 from adapters.norm_only import NormOnly, NormOnlyOptions
 from adapters.parts.network import has_batch_norm, norm_affine
+from adapters.petal import Petal, PetalOptions, PetalPrior
+from adapters.rmt import Rmt, RmtOptions, RmtPrior
 from adapters.roid import Roid, RoidOptions
+from adapters.rotta import Rotta, RottaOptions
 from adapters.rpl import Rpl, RplOptions
 from adapters.sar import Sar, SarOptions
 from adapters.source_only import SourceOnly, SourceOnlyOptions
@@ -62,7 +65,10 @@ METHODS: Mapping[str, Method] = MappingProxyType({
     "eata": Method(EataOptions, EataPrior, Eata, Needs(affine_norm=True, smallest_batch=2)),
     "sar": Method(SarOptions, None, Sar, Needs(affine_norm=True, smallest_batch=2)),
     "roid": Method(RoidOptions, None, Roid, Needs(affine_norm=True, smallest_batch=2)),
+    "rotta": Method(RottaOptions, None, Rotta, Needs(affine_norm=True)),
     "cotta": Method(CottaOptions, None, Cotta, Needs(smallest_batch=2)),
+    "petal": Method(PetalOptions, PetalPrior, Petal, Needs(smallest_batch=2)),
+    "rmt": Method(RmtOptions, RmtPrior, Rmt, Needs(linear_head=True, smallest_batch=2)),
 })  # fmt: skip
 
 

@@ -61,10 +61,8 @@ class Eata(Adapter):
         self.network = Network(classifier, norm_affine)
         self.descend = Descent(self.network.learns, optimizer=options.optimizer, nesterov=options.nesterov)
         self.register_buffer("usual", classifier.mean.new_zeros(classifier.num_classes))
-        values = self.network.learns.values
-        self.fisher = torch.zeros_like(values) if prior is None else prior.fisher.to(values)
-        if self.fisher.shape != values.shape:
-            raise ValueError(f"the prior weighs {self.fisher.numel()} elements, but {values.numel()} learn here")
+        learns = self.network.learns
+        self.fisher = torch.zeros_like(learns.values) if prior is None else learns.laid(prior.fisher)
 
     def adapt(self, images: Tensor) -> Adaptation:
         """Answer, select (EATA, eq. 3 and 5), weigh (eq. 4), hold on to what matters (eq. 8)."""
@@ -121,4 +119,4 @@ def estimate_fisher(classifier: Classifier, batches: Iterable[Tensor]) -> EataPr
         squares.append(network.learns.gradient.square())
     if not squares:
         raise ValueError("without source images nothing can be said of what matters")
-    return EataPrior(torch.stack(squares).mean(0))
+    return EataPrior(network.learns.row_major(torch.stack(squares).mean(0)))

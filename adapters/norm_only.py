@@ -26,6 +26,7 @@ from adapters.parts.norms import (
     keep,
     mixed,
     normalizing,
+    proposals,
     pseudo_counted,
 )
 from adapters.parts.objectives import entropy
@@ -59,8 +60,9 @@ class NormOnly(Adapter):
     def adapt(self, images: Tensor) -> Adaptation:
         """Answer by the rule in force, then keep the statistics that it proposed."""
         logits = self.predict(images)
+        proposed = proposals(self.network)
         yield logits
-        keep(self.network)
+        keep(proposed)
         return {"entropy": entropy(logits).mean()}
 
     @torch.no_grad()

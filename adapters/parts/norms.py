@@ -187,15 +187,25 @@ def normalizing(network: nn.Module, rule: Rule) -> Iterator[None]:
             norm.rule = old
 
 
+Proposals = list[tuple[StreamNorm, Tensor, Tensor]]
+
+
+def proposals(network: nn.Module) -> Proposals:
+    """The statistics that the norms of ``network`` proposed when it was last called, out of their hands."""
+    norms = [m for m in network.modules() if isinstance(m, StreamNorm)]
+    taken = [(norm, *norm.proposed) for norm in norms if norm.proposed is not None]
+    for norm in norms:
+        norm.proposed = None
+    return taken
+
+
 @torch.no_grad()
-def keep(network: nn.Module) -> None:
-    """Accept the proposed statistics, except where they are not finite."""
-    for norm in network.modules():
-        if isinstance(norm, StreamNorm) and norm.proposed is not None:
-            sound = torch.isfinite(norm.proposed[0]).all() & torch.isfinite(norm.proposed[1]).all()
-            norm.mean.copy_(torch.where(sound, norm.proposed[0], norm.mean))
-            norm.var.copy_(torch.where(sound, norm.proposed[1], norm.var))
-            norm.proposed = None
+def keep(proposed: Proposals) -> None:
+    """Accept proposed statistics: all of them, or none where one is not finite."""
+    sound = [torch.isfinite(mean.sum() + var.sum()) for _, mean, var in proposed]
+    for norm, mean, var in proposed:
+        norm.mean.copy_(torch.where(torch.stack(sound).all(), mean, norm.mean))
+        norm.var.copy_(torch.where(torch.stack(sound).all(), var, norm.var))
 
 
 def _propose(norm: StreamNorm, x: Tensor, momentum: float) -> None:

@@ -12,7 +12,10 @@ import adapters
 from adapters.cotta import CottaOptions
 from adapters.eata import EataOptions, EataPrior, estimate_fisher
 from adapters.norm_only import NormOnlyOptions
+from adapters.petal import PetalOptions
+from adapters.rmt import RmtOptions, RmtPrior, estimate_prototypes
 from adapters.roid import RoidOptions
+from adapters.rotta import RottaOptions
 from adapters.rpl import RplOptions
 from adapters.sar import SarOptions
 from adapters.source_only import SourceOnlyOptions
@@ -29,7 +32,13 @@ CASES = {
     "eata": ("eata", EataOptions(fisher_weight=1.0)),
     "sar_reset_fixed": ("sar", SarOptions(lr=0.01, recover_below=0.205)),
     "roid": ("roid", RoidOptions(view_strength=0.0, literal=True)),
+    "rotta_flip": ("rotta", RottaOptions(view_kind="flip")),
     "cotta_views2_flip": ("cotta", CottaOptions(views=2, view_kind="flip", augment_below=2.0, restore_rate=0.0)),
+    "petal_flip_d30_m90": (
+        "petal",
+        PetalOptions(views=2, view_kind="flip", augment_below=2.0, teacher_momentum=0.9, restored_share=0.3),
+    ),
+    "rmt_cont1_flip": ("rmt", RmtOptions(view_kind="flip")),
 }
 """Case of the golden folder -> method and options."""
 
@@ -40,7 +49,16 @@ def prior(case: str, golden: Mapping[str, np.ndarray]) -> Any:
     """What the recorded run knew of the source."""
     if case == "eata":
         return EataPrior(torch.cat([torch.from_numpy(golden[k]) for k in golden if k.startswith("fisher::")]))
+    if case == "rmt_cont1_flip":
+        return RmtPrior(torch.from_numpy(golden["prototypes_f64"]))
     return None
+
+
+def begin(case: str, adapter: adapters.Adapter, golden: Mapping[str, np.ndarray]) -> None:
+    """What was random at the birth of the recorded run."""
+    if case == "rmt_cont1_flip":
+        found = {k.removeprefix("projector_f64::"): golden[k] for k in golden if k.startswith("projector_f64::")}
+        adapter.get_submodule("projector").load_state_dict({k: torch.from_numpy(v) for k, v in found.items()})
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -48,6 +66,7 @@ def test_trajectory(case: str, record_property: pytest.FixtureRequest) -> None:
     golden = np.load(shared(f"golden/{case}.npz"))
     method, options = CASES[case]
     adapter = adapters.build(method, cifar_resnet(20, torch.float64), options, prior(case, golden))
+    begin(case, adapter, golden)
     batches = golden_batches()
     logits = torch.stack([adapters.step(adapter, b).logits for b in (batches[::-1] if case in REVERSED else batches)])
     difference = float(np.abs(logits.numpy() - golden["logits_f64"]).max())
@@ -66,3 +85,11 @@ def test_sar_recovers_where_the_published_code_does() -> None:
     adapter = adapters.build("sar", cifar_resnet(20, torch.float64), CASES["sar_reset_fixed"][1])
     recovered = [adapters.step(adapter, batch).signals["recovered"] for batch in golden_batches()[:-4:-1]]
     assert recovered == [1.0, 0.0, 0.0]
+
+
+def test_prototypes_are_those_of_the_published_code() -> None:
+    golden = np.load(shared("golden/rmt_cont1_flip.npz"))
+    labels = torch.from_numpy(np.load(shared("golden/source500.npz"))["labels"]).split(50)
+    batches = list(zip(source_batches(), labels, strict=True))
+    prototypes = estimate_prototypes(cifar_resnet(20, torch.float64), batches).prototypes
+    assert float((prototypes - torch.from_numpy(golden["prototypes_f64"])).abs().max()) < 1e-10
