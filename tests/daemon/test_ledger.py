@@ -20,9 +20,11 @@ def test_an_open_record_holds_back_those_after_it():
     ledger.closed(Position(A, 12))
     ledger.closed(Position(A, 11))
     assert ledger.safe() == {}
+    assert ledger.ragged
     assert (ledger.open_count, ledger.open_bytes) == (1, 100)
     ledger.closed(Position(A, 10))
     assert ledger.safe() == {A: 13}
+    assert not ledger.ragged
 
 
 def test_what_is_settled_is_not_offered_again():

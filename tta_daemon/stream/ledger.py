@@ -13,6 +13,7 @@ class _Page:
     open: dict[int, int] = field(default_factory=dict)  # offset -> bytes
     next: int = 0
     settled: int = -1
+    closed: int = -1  # the furthest
 
 
 class Ledger:
@@ -43,6 +44,11 @@ class Ledger:
         """What the open records weigh."""
         return sum(sum(page.open.values()) for page in self._pages.values())
 
+    @property
+    def ragged(self) -> bool:
+        """Whether a record was closed beyond an open one: a commit now would have it answered again after a crash."""
+        return any(page.open and page.closed > min(page.open) for page in self._pages.values())
+
     def opened(self, position: Position, size_bytes: int = 0) -> None:
         """A record was read."""
         page = self._pages.get(position.partition)
@@ -54,8 +60,8 @@ class Ledger:
     def closed(self, position: Position) -> None:
         """A record is answered or buried; nothing happens if its partition was forgotten meanwhile."""
         page = self._pages.get(position.partition)
-        if page is not None:
-            page.open.pop(position.offset, None)
+        if page is not None and page.open.pop(position.offset, None) is not None:
+            page.closed = max(page.closed, position.offset)
 
     def safe(self) -> dict[Partition, int]:
         """The next offset to read per partition, where it is ahead of what was settled."""

@@ -114,6 +114,8 @@ class MemorySource:
     def poll(self, timeout_s: float, most: int) -> Sequence[Record]:  # noqa: ARG002 - nothing to wait for
         """See `Source`; never waits."""
         found: list[Record] = []
+        if self._revoked or self._lost:
+            return found
         for partition, offset in list(self._position.items()):
             if partition in self._paused:
                 continue
@@ -133,6 +135,11 @@ class MemorySource:
     def seek(self, partition: Partition, offset: int) -> None:
         """See `Source`."""
         self._position[partition] = offset
+
+    def rewind(self, partitions: Collection[Partition]) -> None:
+        """See `Source`."""
+        for partition in self.assignment() & set(partitions):
+            self._position[partition] = self.log.committed[self.group].get(partition, 0)
 
     def pause(self, partitions: Collection[Partition]) -> None:
         """See `Source`."""

@@ -11,8 +11,8 @@ from tta_daemon.stream.records import Partition, Record
 class Changes:
     """What happened to the assignment since the last look.
 
-    Look at `revoked` and `lost` first: a partition that is also in `assigned` came back, and is read again from what
-    was committed. `lost` partitions are another's already; there was no time to settle.
+    `revoked` partitions are still ours: settle now; the next poll gives them up. `lost` ones are another's already.
+    Forget both before looking at `assigned`: a partition may have come back, and is read from what was committed.
     """
 
     assigned: frozenset[Partition] = frozenset()
@@ -28,13 +28,19 @@ class Source(Protocol):
     """A member of a consumer group. No call blocks for longer than its deadline."""
 
     def poll(self, timeout_s: float, most: int) -> Sequence[Record]:
-        """At most `most` records, waiting up to `timeout_s` for the first; in order within each partition."""
+        """At most `most` records, waiting up to `timeout_s` for the first; in order within each partition.
+
+        Nothing comes while there are revoked or lost partitions that `changes` has not told of.
+        """
 
     def commit(self, offsets: Mapping[Partition, int]) -> bool:
         """Commit the next offsets to read; False where a rebalance refused it: the records come again."""
 
     def seek(self, partition: Partition, offset: int) -> None:
         """Read this partition from here on."""
+
+    def rewind(self, partitions: Collection[Partition]) -> None:
+        """Read these partitions again from what the group has committed, or from where we began."""
 
     def pause(self, partitions: Collection[Partition]) -> None:
         """Read nothing from these partitions for now."""

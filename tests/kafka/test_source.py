@@ -1,0 +1,191 @@
+"""Reading from a real broker: in order, from what was committed, through rebalances."""
+
+import time
+
+import pytest
+from kafka import KafkaProducer
+
+from tta_daemon.errors import BrokerUnreachable
+from tta_daemon.offline.broker import free_port
+from tta_daemon.stream.kafka_source import KafkaSource
+from tta_daemon.stream.records import Partition
+
+pytestmark = pytest.mark.kafka
+
+AT_MS = int(time.time() * 1000) - 1234  # brokers delete what is older than their retention
+SETTINGS = {"session_timeout_ms": 6000, "heartbeat_interval_ms": 200, "max_poll_interval_ms": 6000}
+
+
+@pytest.fixture
+def produce(broker):
+    producer = KafkaProducer(**broker.client)
+
+    def produce(topic, values, partition=0, **more):
+        for value in values:
+            producer.send(topic, value=value, partition=partition, **more)
+        producer.flush(10)
+
+    yield produce
+    producer.close(timeout=5)
+
+
+@pytest.fixture
+def open_source(broker):
+    sources = []
+
+    def open_source(topic, group, **more):
+        sources.append(KafkaSource(broker.client, [topic], group, settings=SETTINGS, **more))
+        return sources[-1]
+
+    yield open_source
+    for source in sources:
+        source.close()
+
+
+def read(source, count, until):
+    """Poll until so many records have come, following the assignment as the loop does."""
+    records = []
+
+    def more():
+        source.changes()
+        records.extend(source.poll(0.2, 500))
+        return len(records) >= count
+
+    until(more)
+    return records
+
+
+def numbers(count):
+    return [b"%d" % n for n in range(count)]
+
+
+def test_records_arrive_whole(broker, produce, open_source, until):
+    topic = broker.topic()
+    produce(topic, [b"pixels"], key=b"cam", headers=[("content-type", b"image/png"), ("id", b"a1")], timestamp_ms=AT_MS)
+    produce(topic, [b"more"])
+    first, second = read(open_source(topic, broker.name("g")), 2, until)
+    assert first.position == (Partition(topic, 0), 0)
+    assert (first.key, first.value, first.id, first.timestamp_s) == (b"cam", b"pixels", "a1", AT_MS / 1000)
+    assert first.header("content-type") == "image/png"
+    assert (second.key, second.headers) == (None, ())
+
+
+def test_the_next_member_resumes_at_what_was_committed(broker, produce, open_source, until):
+    topic, group = broker.topic(), broker.name("g")
+    produce(topic, numbers(10))
+    source = open_source(topic, group)
+    assert [r.value for r in read(source, 10, until)] == numbers(10)
+    assert source.commit({Partition(topic, 0): 4})
+    assert source.committed([Partition(topic, 0)]) == {Partition(topic, 0): 4}
+    source.close()
+    again = open_source(topic, group)
+    assert [r.value for r in read(again, 6, until)] == numbers(10)[4:]
+
+
+def test_seek_rewind_and_lag(broker, produce, open_source, until):
+    topic = broker.topic()
+    place = Partition(topic, 0)
+    produce(topic, numbers(10))
+    source = open_source(topic, broker.name("g"))
+    read(source, 10, until)
+    assert source.lag() == {place: 0}
+    source.seek(place, 7)
+    assert [r.value for r in read(source, 3, until)] == numbers(10)[7:]
+    source.rewind([place])  # nothing was committed: back to where we began
+    assert [r.value for r in read(source, 10, until)] == numbers(10)
+    assert source.commit({place: 5})
+    source.rewind([place])
+    assert [r.value for r in read(source, 5, until)] == numbers(10)[5:]
+
+
+def test_paused_partitions_give_nothing_and_are_kept(broker, produce, open_source, until):
+    topic = broker.topic(2)
+    a, b = Partition(topic, 0), Partition(topic, 1)
+    source = open_source(topic, broker.name("g"))
+    until(lambda: source.poll(0.1, 1) or source.assignment())
+    source.pause([a])
+    produce(topic, numbers(5), partition=0)
+    produce(topic, numbers(5), partition=1)
+    assert {r.position.partition for r in read(source, 5, until)} == {b}
+    assert source.poll(0.3, 10) == []
+    source.resume([a])
+    assert {r.position.partition for r in read(source, 5, until)} == {a}
+
+
+def test_a_poll_gives_no_more_than_asked_for(broker, produce, open_source, until):
+    topic = broker.topic()
+    produce(topic, numbers(10))
+    source = open_source(topic, broker.name("g"))
+    sizes = []
+    until(lambda: sizes.append(len(source.poll(0.2, 3))) or sum(sizes) == 10)
+    assert max(sizes) <= 3
+
+
+def test_a_rebalance_is_announced_while_commits_still_count(broker, produce, open_source, until):
+    topic, group = broker.topic(2), broker.name("g")
+    first = open_source(topic, group)
+    produce(topic, numbers(4), partition=0)
+    produce(topic, numbers(4), partition=1)
+    read(first, 8, until)
+    everything = {Partition(topic, 0), Partition(topic, 1)}
+    second = open_source(topic, group)
+    polled = []
+
+    def announced():
+        polled.extend(second.poll(0.0, 10))
+        polled.extend(first.poll(0.1, 10))
+        changes = first.changes()
+        return (changes.revoked or changes.lost) and changes
+
+    changes = until(announced)
+    assert (changes.revoked, changes.lost) == (everything, frozenset())
+    assert first.assignment() == everything
+    in_time = first.commit(dict.fromkeys(everything, 4))  # Kafka accepts it; noida-db is in the next generation already
+
+    def both_have_one():
+        polled.extend(first.poll(0.1, 10))
+        polled.extend(second.poll(0.1, 10))
+        return len(first.assignment()) == len(second.assignment()) == 1 and first.membership.era == 1
+
+    until(both_have_one)
+    changes = first.changes()
+    assert (len(changes.assigned), changes.revoked) == (1, frozenset())
+    assert changes.lost == (set() if in_time else everything)  # a refused commit costs the membership
+    second.close()
+    until(lambda: polled.extend(first.poll(0.1, 10)) or first.changes().revoked)
+    until(lambda: polled.extend(first.poll(0.1, 10)) or first.assignment() == everything)
+    if in_time:
+        assert polled == []
+    else:
+        until(lambda: polled.extend(first.poll(0.1, 10)) or len({record.position for record in polled}) == 8)
+
+
+def test_a_commit_for_lost_partitions_is_refused_not_raised(broker, produce, open_source, until):
+    topic, group = broker.topic(), broker.name("g")
+    produce(topic, numbers(3))
+    source = open_source(topic, group, instance="one")
+    read(source, 3, until)
+    source._consumer._coordinator.reset_generation()  # what a missed heartbeat does
+    assert not source.commit({Partition(topic, 0): 3})
+    until(lambda: source.poll(0.1, 10) or source.membership.unseen_loss)
+    assert source.poll(0.1, 10) == []
+    assert source.changes().lost == {Partition(topic, 0)}
+    assert len(read(source, 3, until)) == 3
+
+
+def test_a_renewed_client_goes_on(broker, produce, open_source, until):
+    topic, group = broker.topic(), broker.name("g")
+    produce(topic, numbers(6))
+    source = open_source(topic, group)
+    read(source, 6, until)
+    source.commit({Partition(topic, 0): 2})
+    source.renew()
+    assert source.changes().lost == {Partition(topic, 0)}
+    assert [r.value for r in read(source, 4, until)] == numbers(6)[2:]
+    assert source.renewals == 1
+
+
+def test_no_broker_is_said_in_time():
+    port = free_port()
+    with pytest.raises(BrokerUnreachable, match=f"kafka.bootstrap_servers.*127.0.0.1:{port}"):
+        KafkaSource({"bootstrap_servers": f"127.0.0.1:{port}"}, ["x"], "g", connect_timeout_s=0.5)

@@ -1,0 +1,1 @@
+"""What runs beside the daemon, not in it: preparing, replaying, demonstrating."""

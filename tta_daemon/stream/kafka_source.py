@@ -1,0 +1,294 @@
+"""Records from Kafka: a consumer that commits only what it is told, and outlives broker trouble."""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
+
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.errors import (
+    AuthorizationError,
+    CommitFailedError,
+    FencedInstanceIdError,
+    IllegalGenerationError,
+    KafkaError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
+
+from tta_daemon.errors import BrokerUnreachable, Fenced, TtaError
+from tta_daemon.stream.kafka_client import GRACE_S, Caller, abandon, named, opened, record_of
+from tta_daemon.stream.membership import Membership
+from tta_daemon.stream.records import Partition, Record
+from tta_daemon.stream.source import Changes
+
+T = TypeVar("T")
+
+MOVED_ON = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
+"""The group's ways of saying that our partitions are not ours any more."""
+
+log = logging.getLogger(__name__)
+
+
+class KafkaSource:
+    """A consumer that never commits by itself, and renews its client when that is stuck; implements `Source`.
+
+    Args:
+        client: connection settings as kafka-python calls them, the same for all clients.
+        topics: what to read.
+        group: the consumer group.
+        instance: the static member's name (KIP-345), or None.
+        start: where to begin if the group has committed nothing, "earliest" or "latest".
+        connect_timeout_s: how long to wait for the first broker.
+        call_timeout_s: how long a commit or a look-up may take.
+        stuck_after_s: how long records may wait without any coming before the client is renewed.
+        settings: anything else that kafka-python's consumer takes.
+    """
+
+    def __init__(  # noqa: PLR0913 - one argument for each thing that differs between deployments
+        self,
+        client: Mapping[str, Any],
+        topics: Sequence[str],
+        group: str,
+        *,
+        instance: str | None = None,
+        start: str = "earliest",
+        connect_timeout_s: float = 15.0,
+        call_timeout_s: float = 10.0,
+        stuck_after_s: float = 60.0,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.client, self.topics, self.group = client, tuple(topics), group
+        self.connect_timeout_s, self.call_timeout_s, self.stuck_after_s = (
+            connect_timeout_s,
+            call_timeout_s,
+            stuck_after_s,
+        )
+        self.renewals = 0
+        self.membership = Membership()
+        self._settings = {
+            "group_id": group,
+            "group_instance_id": instance,
+            "auto_offset_reset": start,
+            "enable_auto_commit": False,
+            "isolation_level": "read_committed",
+            "request_timeout_ms": 15_000,
+            **(settings or {}),
+        }
+        self._began: dict[Partition, int] = {}
+        self._rewinding: set[Partition] = set()
+        self._paused: set[Partition] = set()
+        self._moved_at = time.monotonic()
+        self._retry_at, self._backoff_s = 0.0, 0.5
+        self._consumer: Any = None
+        self._open()
+
+    def poll(self, timeout_s: float, most: int) -> Sequence[Record]:
+        """See `Source`. Broker trouble is waited out: then nothing comes."""
+        if self.membership.unseen:
+            return []
+        if self._consumer is None or self.stuck(time.monotonic()):
+            self.renew()
+        if self._consumer is None or not self._rewound():
+            time.sleep(min(timeout_s, 0.1))
+            return []
+        found = self._try(lambda: self._consumer.poll(timeout_ms=timeout_s * 1000, max_records=most), timeout_s) or {}
+        records = [record_of(record) for records in found.values() for record in records]
+        if self.membership.unseen_loss:  # these belong to the next generation: first let go of the last one
+            self._unread(records)
+            return []
+        self._note(records)
+        return records
+
+    def commit(self, offsets: Mapping[Partition, int]) -> bool:
+        """See `Source`."""
+        ours = {partition: offset for partition, offset in offsets.items() if partition in self.assignment()}
+        if not ours or self._consumer is None:
+            return not offsets
+        wanted = _offsets(ours)
+        try:
+            self._call(lambda: self._consumer.commit(wanted, timeout_ms=self.call_timeout_s * 1000))
+        except MOVED_ON as error:
+            log.info("commit refused, the group has moved on; the records come again: %s", named(error))
+            return False
+        except (KafkaError, TimeoutError) as error:
+            log.warning("commit failed; the next one covers it: %s", named(error))
+            return False
+        return True
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """See `Source`."""
+        self._rewinding.discard(partition)
+        if partition in self.assignment():
+            self._consumer.seek(TopicPartition(*partition), offset)
+
+    def rewind(self, partitions: Collection[Partition]) -> None:
+        """See `Source`. Takes effect at the next poll that reaches a broker."""
+        self._rewinding |= set(partitions)
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        """See `Source`."""
+        ours = self.assignment() & set(partitions)
+        self._paused |= ours
+        if ours:
+            self._consumer.pause(*(TopicPartition(*partition) for partition in ours))
+
+    def resume(self, partitions: Collection[Partition]) -> None:
+        """See `Source`."""
+        self._moved_at = time.monotonic()
+        self._paused -= set(partitions)
+        if ours := self.assignment() & set(partitions):
+            self._consumer.resume(*(TopicPartition(*partition) for partition in ours))
+
+    def assignment(self) -> frozenset[Partition]:
+        """See `Source`."""
+        if self._consumer is None:
+            return frozenset()
+        return frozenset(Partition(*partition) for partition in self._consumer.assignment() or ())
+
+    def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        """See `Source`; BrokerUnreachable if the group's coordinator does not answer."""
+        if self._consumer is None:
+            raise BrokerUnreachable("kafka.bootstrap_servers: no connection at the moment")
+        known: dict[Partition, int] = {}
+        for partition in partitions:
+            try:
+                offset = self._call(
+                    lambda p=partition: self._consumer.committed(  # type: ignore[misc]
+                        TopicPartition(*p), timeout_ms=self.call_timeout_s * 1000
+                    )
+                )
+            except (KafkaError, TimeoutError) as error:
+                raise BrokerUnreachable(f"the group's offsets cannot be read: {named(error)}") from error
+            if offset is not None:
+                known[partition] = offset
+        return known
+
+    def changes(self) -> Changes:
+        """See `Source`."""
+        changes = Changes(*self.membership.take())
+        gone = changes.revoked | changes.lost
+        self._began = {partition: at for partition, at in self._began.items() if partition not in gone}
+        self._rewinding -= gone
+        self._paused -= gone
+        return changes
+
+    def lag(self) -> Mapping[Partition, int]:
+        """See `Source`."""
+        states = self._consumer._subscription.assignment if self._consumer is not None else {}  # noqa: SLF001
+        lag = {}
+        for partition, state in list(states.items()):
+            if state.position is not None and state.highwater is not None:
+                lag[Partition(*partition)] = max(0, state.highwater - state.position.offset)
+        return lag
+
+    def stuck(self, now: float) -> bool:
+        """Whether records have waited for a long time (on partitions that are not paused) and none came."""
+        waiting = any(lag for partition, lag in self.lag().items() if partition not in self._paused)
+        if not waiting:
+            self._moved_at = max(self._moved_at, now - self.stuck_after_s / 2)
+        return waiting and now - self._moved_at > self.stuck_after_s
+
+    def renew(self) -> None:
+        """Replace the client, as often as the backoff allows; what was ours is reported as lost."""
+        now = time.monotonic()
+        if self._consumer is not None:
+            log.warning("the Kafka consumer makes no progress and is replaced")
+            self.renewals += 1
+            self._drop()
+        if now < self._retry_at:
+            return
+        try:
+            self._open()
+        except BrokerUnreachable as error:
+            self._backoff_s = min(30.0, self._backoff_s * 2)
+            self._retry_at = time.monotonic() + self._backoff_s
+            log.warning("%s; next try in %g s", error, self._backoff_s)
+
+    def group_metadata(self) -> Any:  # noqa: ANN401
+        """Who we are in the group, for a transaction to be tied to (KIP-447)."""
+        return self._consumer.group_metadata() if self._consumer is not None else None
+
+    def close(self) -> None:
+        """See `Source`; takes a few seconds at most."""
+        if self._consumer is not None:
+            self._drop()
+
+    def _open(self) -> None:
+        caller = Caller(f"kafka-source-{self.group}")
+        try:
+            consumer = opened(
+                KafkaConsumer,
+                caller,
+                self.client,
+                self.connect_timeout_s,
+                partition_assignment_strategy=(RangePartitionAssignor(),),  # one instance each: it has state
+                **self._settings,
+            )
+        except BrokerUnreachable:
+            caller.close()
+            raise
+        consumer.subscribe(topics=self.topics, listener=self.membership)
+        self.membership.watch(consumer._coordinator)  # noqa: SLF001 - there is no public way to be asked first
+        self._caller, self._consumer = caller, consumer
+        self._moved_at, self._backoff_s = time.monotonic(), 0.5
+
+    def _drop(self) -> None:
+        """Let go of the client: politely, so that the group need not wait for us, or else by force."""
+        consumer, self._consumer = self._consumer, None
+        try:
+            self._caller.within(GRACE_S, lambda: consumer.close(timeout_ms=GRACE_S * 500))
+        except (KafkaError, TimeoutError):
+            abandon(consumer._client)  # noqa: SLF001
+        self._caller.close()
+        self.membership.lose_all()
+
+    def _call(self, call: Callable[[], T]) -> T:
+        return self._caller.within(self.call_timeout_s + GRACE_S, call)
+
+    def _try(self, call: Callable[[], T], timeout_s: float) -> T | None:
+        """The call's result, or None in broker trouble; errors that time does not heal are raised."""
+        try:
+            return self._caller.within(timeout_s + GRACE_S + self.call_timeout_s, call)
+        except FencedInstanceIdError as error:
+            raise Fenced(f"another member runs as kafka.group_instance_id: {named(error)}") from error
+        except AuthorizationError as error:
+            raise TtaError(f"the broker refuses: {named(error)}") from error
+        except KafkaError as error:
+            log.warning("reading failed, trying again: %s", named(error))
+            time.sleep(min(timeout_s, 0.1))
+        except Exception as error:  # noqa: BLE001 - a client that breaks or hangs is replaced
+            log.warning("the Kafka consumer is broken: %s", named(error))
+            self._drop()
+        return None
+
+    def _rewound(self) -> bool:
+        """Go back where that was asked for; False while no broker says where that is."""
+        wanted = self._rewinding & self.assignment()
+        if wanted:
+            try:
+                known = self.committed(wanted)
+            except BrokerUnreachable as error:
+                log.warning("%s", error)
+                return False
+            for partition in wanted:
+                if (offset := known.get(partition, self._began.get(partition))) is not None:
+                    self.seek(partition, offset)
+        self._rewinding.clear()
+        return True
+
+    def _unread(self, records: Sequence[Record]) -> None:
+        """Give records back: the next poll reads them again."""
+        for record in reversed(records):
+            self.seek(*record.position)
+
+    def _note(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self._began.setdefault(*record.position)
+        if records:
+            self._moved_at = time.monotonic()
+
+
+def _offsets(offsets: Mapping[Partition, int]) -> dict[Any, Any]:
+    return {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
