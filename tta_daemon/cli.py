@@ -39,10 +39,22 @@ def main() -> None:
     app()
 
 
+def _say_version(asked: bool) -> None:  # noqa: FBT001 - typer hands it over so
+    if asked:
+        parts = [
+            f"python {sys.version.split()[0]}",
+            *(f"{name} {_version(name)}" for name in ("torch", "kafka-python")),
+        ]
+        typer.echo(f"tta-daemon {__version__} ({', '.join(parts)})")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     *,
-    show_version: Annotated[bool, typer.Option("--version", help="Say which version this is.", is_eager=True)] = False,
+    _: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", is_eager=True, callback=_say_version)
+    ] = False,
 ) -> None:
     """Test-time adaptation of image classifiers on a Kafka stream.
 
@@ -50,13 +62,6 @@ def options(
 
     Try it: tta-daemon demo
     """
-    if show_version:
-        parts = [
-            f"python {sys.version.split()[0]}",
-            *(f"{name} {_version(name)}" for name in ("torch", "kafka-python")),
-        ]
-        typer.echo(f"tta-daemon {__version__} ({', '.join(parts)})")
-        raise typer.Exit
 
 
 @app.command()
@@ -76,8 +81,9 @@ def run(
         from tta_daemon.control import logs  # noqa: PLC0415
 
         logs.configure(settings.log)
-        daemon = stop.daemon = assemble(settings, config)
-        _run(daemon)
+        with assemble(settings) as daemon:
+            stop.daemon = daemon
+            _run(daemon)
 
 
 @app.command()
@@ -92,7 +98,9 @@ def check(
 
     Exits with 0 where all is well, else with 78.
 
-    Examples:  tta-daemon check config.toml |  tta-daemon check --no-environment config.toml
+    Example: tta-daemon check config.toml
+
+    Example: tta-daemon check --no-environment config.toml
     """
     with refusals():
         settings = loaded(config)
@@ -143,7 +151,9 @@ def status(
 ) -> None:
     """Ask a running daemon what it is doing.
 
-    Examples:  tta-daemon status |  tta-daemon status --json --url http://10.0.0.7:9464
+    Example: tta-daemon status
+
+    Example: tta-daemon status --json --url http://10.0.0.7:9464
     """
     code, text = _asked(url, "/api/status")
     if not good(code):
@@ -202,3 +212,7 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "absent"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""From a configuration to a daemon: the only place that wires."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from tta_daemon.control.config import Config
+from tta_daemon.control.web.board import Board
+from tta_daemon.control.web.server import Server
+from tta_daemon.daemon import Daemon, World
+from tta_daemon.learner import Learner
+from tta_daemon.model.load import Deployed, load
+from tta_daemon.stream.connection import connection
+from tta_daemon.stream.kafka_sink import KafkaSink
+from tta_daemon.stream.kafka_source import KafkaSource
+from tta_daemon.stream.kafka_tail import KafkaTail
+from tta_daemon.stream.source import Tail
+from tta_daemon.watch.accuracy import Accuracy, LabelJoin
+from tta_daemon.watch.labels import Labels
+from tta_daemon.watch.metrics import Metrics
+
+
+@contextmanager
+def assemble(config: Config) -> Iterator[Daemon]:
+    """A daemon on Kafka, its metrics and health served by HTTP for as long as the block lasts.
+
+    Raises:
+        ConfigError: a setting does not fit the world: the model's files, the port, a secret's file.
+    """
+    if config.model.threads:
+        torch.set_num_threads(config.model.threads)
+    metrics, board = Metrics(process=True), Board()
+    server = Server(config.http, board, metrics.registry)
+    server.start()
+    try:
+        deployed = load(config.model)
+        metrics.model(deployed.name, deployed.digest, config.adapt.method, config.model.device)
+        metrics.configured(config.digest)
+        client = connection(config.kafka)
+        learner = Learner(deployed, config.adapt, config.watch.sample)
+
+        def connect() -> World:
+            return on_kafka(config, client, deployed, metrics)
+
+        yield Daemon(config, deployed, connect, learner, metrics, board)
+    finally:
+        server.stop()
+
+
+def on_kafka(config: Config, client: dict[str, object], deployed: Deployed, metrics: Metrics) -> World:
+    """The clients of the loop. Raises BrokerUnreachable where no broker answers; nothing is left open then."""
+    kafka = config.kafka
+    exactly_once = kafka.delivery == "exactly_once"
+    sink = KafkaSink(client, transactional_id=kafka.transaction_name if exactly_once else None)
+    source = KafkaSource(
+        client,
+        [kafka.input_topic],
+        kafka.group_id,
+        instance=kafka.group_instance_id or None,
+        start=kafka.start,
+        settings={
+            "max_poll_interval_ms": round(kafka.max_poll_interval_s * 1000),
+            "session_timeout_ms": round(kafka.session_timeout_s * 1000),
+        },
+    )
+    tail = (
+        KafkaTail(client, kafka.labels_topic, since_s=time.time() - config.watch.label_wait_s)
+        if kafka.labels_topic
+        else None
+    )
+    return World(source, sink, labels_of(config, deployed, tail, metrics))
+
+
+def labels_of(config: Config, deployed: Deployed, tail: Tail | None, metrics: Metrics) -> Labels:
+    """The join of answers and late labels, as the configuration bounds it."""
+    watch = config.watch
+    join = LabelJoin(deployed.labels, most=watch.label_window, wait_s=watch.label_wait_s)
+    return Labels(tail, join, Accuracy(watch.window), metrics)

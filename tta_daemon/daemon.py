@@ -1,0 +1,262 @@
+"""The daemon: one loop on one thread that owns all state. Read `turn` first.
+
+A record is *admitted* (decoded and gathered, or buried in the dead letters), its batch is *answered*, then learned
+from, and now and then everything sent is *settled*: delivered first, committed after. What the letters of `Ledger`
+call closed was answered or buried; only offsets behind which everything is closed are ever committed.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain, repeat
+from threading import Event
+
+import structlog
+import torch
+
+from tta_daemon.answers import About, answers, predictions
+from tta_daemon.control.config import Config
+from tta_daemon.control.web.board import Board
+from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected
+from tta_daemon.learner import Learner
+from tta_daemon.model.load import Deployed
+from tta_daemon.stream.batching import Batcher
+from tta_daemon.stream.dead_letters import DeadLetters, RejectRatio
+from tta_daemon.stream.decode import Bounds, Decoder
+from tta_daemon.stream.ledger import Ledger
+from tta_daemon.stream.records import Batch
+from tta_daemon.stream.sink import Sink
+from tta_daemon.stream.source import Source
+from tta_daemon.watch.labels import Labels
+from tta_daemon.watch.metrics import Metrics
+
+RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+"""Pauses between attempts to reach a broker; the last one stays."""
+
+POLL_S = 0.5
+"""The longest a turn waits for records: how soon a stop or a reload is noticed."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the loop meets outside itself: Kafka, or a log in memory."""
+
+    source: Source
+    sink: Sink
+    labels: Labels
+
+
+class Daemon:
+    """Every record that is read is answered or buried; nothing is committed before that was delivered."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of the loop, each named
+        self,
+        config: Config,
+        deployed: Deployed,
+        connect: Callable[[], World],
+        learner: Learner,
+        metrics: Metrics,
+        board: Board,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.deployed = deployed
+        self._connect = connect
+        self.learner = learner
+        self.metrics = metrics
+        self.board = board
+        self.clock = clock
+        self.decoder = decoder_of(config)
+        self.batcher = Batcher(config.batch.size, config.batch.patience_s)
+        self.ledger = Ledger()
+        self.dead_letters = DeadLetters(config.kafka.dead_letters, connect_headers=config.kafka.connect_headers)
+        self.reject_ratio = RejectRatio(config.limits.reject_ratio, config.limits.reject_window)
+        self._stopping = Event()
+        self._settled_at = clock()
+
+    def run(self) -> None:
+        """Connect, turn until stopped, then drain. What goes wrong ends the process, with nothing lost."""
+        try:
+            if not self.connect():
+                return
+            while not self._stopping.is_set():
+                self.turn()
+            self.drain()
+        finally:
+            self.board.withdraw()
+            self.disconnect()
+
+    def connect(self) -> bool:
+        """Reach the broker, however long it takes. False where the daemon was stopped before it could."""
+        pauses = chain(RETRY_S, repeat(RETRY_S[-1]))
+        while not self._stopping.is_set():
+            try:
+                world = self._connect()
+            except BrokerUnreachable as fault:
+                pause_s = next(pauses)
+                log.warning("no broker; trying again", error=str(fault), in_s=pause_s)
+                self._stopping.wait(pause_s)
+            else:
+                self.source, self.sink, self.labels = world.source, world.sink, world.labels
+                self._settled_at = self.clock()
+                self.board.announce()
+                return True
+        return False
+
+    def disconnect(self) -> None:
+        """Close what `connect` opened, as far as it came."""
+        for end in ("source", "sink", "labels"):
+            if (opened := getattr(self, end, None)) is not None:
+                opened.close()
+
+    def stop(self) -> None:
+        """Ask the loop to drain and end. Safe to call from a signal handler."""
+        self._stopping.set()
+
+    def turn(self) -> None:
+        """Everything that changes state happens here, in this order, on this thread."""
+        self.follow_assignment()
+        self.admit()
+        for batch in self.batcher.due(self.clock()):
+            self.answer(batch)
+        self.labels.join(self.clock())
+        self.settle_when_due()
+        self.report()
+
+    def admit(self) -> None:
+        """Read records; let the good ones wait for their batch, bury the others."""
+        records = self.source.poll(self._patience_s(), self._room())
+        for record in records:
+            self.ledger.opened(record.position, record.size_bytes)
+        self.metrics.consumed(records)
+        with self.metrics.timed("decode"):
+            decoded = self.decoder.decode_all(records)
+        for record, sample in zip(records, decoded, strict=True):
+            if isinstance(sample, RecordRejected):
+                self.sink.send(self.dead_letters.letter(record, sample))
+                self.ledger.closed(record.position)
+                self.metrics.rejected(sample.reason)
+            else:
+                self.batcher.add(sample, self.clock())
+            self.reject_ratio.saw(rejected=isinstance(sample, RecordRejected))
+
+    def answer(self, batch: Batch) -> None:
+        """The answer does not wait for learning: ask, send, close, then learn."""
+        lag_s = max(0.0, time.time() - min(record.timestamp_s for record in batch.records))
+        answered = self.learner.answer(torch.from_numpy(batch.images()), lag_s)
+        said = predictions(answered.logits, self.deployed.labels)
+        about = About(self.deployed.name, self.learner.method, self.learner.step)
+        for sample, reply in zip(batch.samples, answers(batch, said, answered.source, about), strict=True):
+            self.sink.send(reply.message(self.config.kafka.output_topic, sample.record))
+            self.ledger.closed(sample.record.position)
+            self.labels.answered(reply, self.clock())
+        self.metrics.answered(batch, answered)
+        with self.metrics.timed("adapt"):
+            signals = answered.learn()
+        self.metrics.learned(signals, answered.hold)
+
+    def settle_when_due(self) -> None:
+        """Settle every so often; with exactly_once not while an answer is ahead of a record that still waits."""
+        late_s = self.clock() - self._settled_at - self.config.settle.every_s
+        if late_s < 0.0:
+            return
+        if self.ledger.ragged and self.config.kafka.delivery == "exactly_once":
+            if late_s < self.config.settle.every_s:
+                return  # the batch that closes the gap may be about to go out
+            for batch in self.batcher.drain():
+                self.answer(batch)
+        self.settle()
+
+    def settle(self) -> None:
+        """Deliver what was sent, then commit what it came from; with exactly_once, both as one."""
+        offsets = self.ledger.safe()
+        try:
+            with self.metrics.timed("commit"):
+                self.sink.settle(self.source, offsets, self.config.settle.timeout_s)
+        except DeliveryError as fault:
+            log.warning("not delivered; reading again from what was committed", error=str(fault))
+            self.metrics.undelivered()
+            self.read_again()
+        else:
+            self.ledger.settled(offsets)
+            self.metrics.settled()
+        self._settled_at = self.clock()
+
+    def read_again(self) -> None:
+        """Forget what was not settled and go back to where the group stands: nothing is lost, some may come twice."""
+        for pause_s in chain(RETRY_S, repeat(RETRY_S[-1])):
+            try:
+                self.sink.abandon()
+                break
+            except DeliveryError as fault:
+                log.warning("the broker is away; trying again", error=str(fault), in_s=pause_s)
+                self.report()
+                if self._stopping.wait(pause_s):
+                    raise
+        partitions = self.source.assignment()
+        self.batcher.drop(partitions)
+        self.ledger.forget(partitions)
+        self.source.rewind(partitions)
+
+    def follow_assignment(self) -> None:
+        """Settle what is being taken away while it is still ours, then let go of it: its next owner reads on there."""
+        changes = self.source.changes()
+        gone = changes.revoked | changes.lost
+        if changes.lost:
+            self.batcher.drop(changes.lost)
+            self.ledger.forget(changes.lost)
+        if changes.revoked:
+            for batch in self.batcher.drain():
+                self.answer(batch)
+            self.settle()
+        if gone:
+            self.batcher.drop(gone)
+            self.ledger.forget(gone)
+            self.metrics.forget(gone)
+        if changes:
+            log.info("partitions moved", assigned=sorted(changes.assigned), gone=sorted(gone))
+
+    def report(self) -> None:
+        """Tell the outside how things stand."""
+        self.board.turned()
+        self.metrics.turned(self.batcher.waiting, self.ledger.open_count, self.source.lag())
+        accuracy = self.labels.accuracy.recent
+        self.board.publish(
+            {
+                "model": {"name": self.deployed.name, "digest": self.deployed.digest[:12]},
+                "method": self.learner.method,
+                "step": self.learner.step,
+                "partitions": sorted(f"{topic}-{number}" for topic, number in self.source.assignment()),
+                "waiting_images": self.batcher.waiting,
+                "open_records": self.ledger.open_count,
+                "accuracy": {"images": accuracy.images, "adapted": accuracy.adapted, "source": accuracy.source},
+                "config": {"digest": self.config.digest},
+            }
+        )
+
+    def drain(self) -> None:
+        """Answer what waits, settle, and leave."""
+        for batch in self.batcher.drain():
+            self.answer(batch)
+        self.settle()
+        log.info("drained", open=self.ledger.open_count)
+
+    def _patience_s(self) -> float:
+        """How long to wait for records: not past the moment when a batch or a settlement is due."""
+        now = self.clock()
+        settlement = self._settled_at + self.config.settle.every_s - now
+        due = self.batcher.deadline(now)
+        return max(0.0, min(POLL_S, settlement, POLL_S if due is None else due))
+
+    def _room(self) -> int:
+        """How many records may come in before the batches that wait must go out."""
+        return max(1, self.config.limits.waiting_images - self.batcher.waiting)
+
+
+def decoder_of(config: Config) -> Decoder:
+    """The decoder as the configuration bounds it."""
+    given = config.input
+    bounds = Bounds(config.model.input_size, given.resize, given.max_bytes, given.max_pixels, given.max_images)
+    return Decoder(bounds, config.streams.by, given.decoders)

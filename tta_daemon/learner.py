@@ -1,0 +1,155 @@
+"""The learner owns the adapter: it answers every batch, and decides which it learns from.
+
+Policy only. How an answer is computed and what is learned from it is the method's business (`adapters`).
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+import adapters
+from adapters.parts.norms import normalizing, pseudo_counted
+from tta_daemon.control.sections import Adapt
+from tta_daemon.model.load import Deployed
+
+PSEUDO_IMAGES = 16
+"""What the source's statistics count as beside a batch too small to learn from (Schneider et al. 2020)."""
+
+Signals = Mapping[str, float]
+
+
+class Hold(StrEnum):
+    """Why a batch is answered but not learned from: a closed set, because it becomes a metric's label."""
+
+    NEVER = "never"
+    DRIFT = "no_drift"
+    SMALL = "small_batch"
+    EVERY = "every"
+    LAG = "lag"
+    BUDGET = "budget"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Logits for each image of a batch, N x C, and what the frozen source model says of the same images.
+
+    ``learn`` is to be called after the answers have left. It never raises.
+    """
+
+    logits: Tensor
+    source: Tensor | None
+    learn: Callable[[], Signals]
+    hold: Hold | None
+    repaired: int
+    seconds: float
+
+
+class Learner:
+    """One adapter and the rules by which it learns.
+
+    Args:
+        deployed: the model as it was deployed.
+        adapt: the ``[adapt]`` section.
+        sample: the share of batches that the frozen source model sees as well.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, deployed: Deployed, adapt: Adapt, sample: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._deployed = deployed
+        self._adapt = adapt
+        self._sample = sample
+        self._clock = clock
+        self.adapter = adapters.build(adapt.method, deployed.classifier, adapt.chosen(), seed=adapt.seed)
+        self._batches = 0
+        self._sampled = 0.0
+        self._rest_until = 0.0
+
+    @property
+    def method(self) -> str:
+        """The name of the method that answers."""
+        return self._adapt.method
+
+    @property
+    def step(self) -> int:
+        """Steps learned since birth, restarts included."""
+        return int(self.adapter.steps)
+
+    def answer(self, images: Tensor, lag_s: float = 0.0) -> Answered:
+        """Answer a batch: float32, N x 3 x H x W in [0, 1]. ``lag_s`` is the age of its oldest record."""
+        began = self._clock()
+        images = images.to(self._deployed.classifier.mean.device)
+        hold = self._hold(len(images), lag_s)
+        self._batches += 1
+        try:
+            logits, learn = self._ask(images, hold)
+        except (RuntimeError, ValueError):
+            logits, learn, hold = self._ask_source(images), _nothing, Hold.FAILED
+            self.adapter.rewind()
+        seconds = self._clock() - began
+        source = self._ask_source(images) if self._watched() else None
+        logits, repaired = self._repair(logits, images)
+        return Answered(logits, source, learn, hold, repaired, seconds)
+
+    def _ask(self, images: Tensor, hold: Hold | None) -> tuple[Tensor, Callable[[], Signals]]:
+        if hold is Hold.SMALL:
+            with normalizing(self.adapter, pseudo_counted(PSEUDO_IMAGES)):
+                return self.adapter.predict(images), _nothing
+        if hold is not None:
+            return self.adapter.predict(images), _nothing
+        answer = adapters.answer(self.adapter, images)
+        return answer.logits, lambda: self._learn(answer)
+
+    def _learn(self, answer: adapters.Answer) -> Signals:
+        """Learn, and rest long enough after it to stay within the budget."""
+        began = self._clock()
+        try:
+            return answer.learn()
+        except (RuntimeError, ValueError):
+            self.adapter.rewind()
+            return {}
+        finally:
+            ended = self._clock()
+            self._rest_until = ended + (ended - began) * (1.0 / max(self._adapt.budget, 1e-9) - 1.0)
+
+    def _hold(self, images: int, lag_s: float) -> Hold | None:
+        adapt = self._adapt
+        smallest = max(adapt.learn_from, adapters.METHODS[adapt.method].needs.smallest_batch)
+        reasons = {
+            Hold.NEVER: adapt.when == "never",
+            Hold.SMALL: images < smallest,
+            Hold.EVERY: self._batches % adapt.every != 0,
+            Hold.LAG: 0.0 < adapt.max_lag_s < lag_s,
+            Hold.BUDGET: self._clock() < self._rest_until,
+        }
+        return next((reason for reason, applies in reasons.items() if applies), None)
+
+    def _watched(self) -> bool:
+        """True for the share of batches that the source model sees, evenly spread."""
+        self._sampled += self._sample
+        watched = self._sampled >= 1.0
+        self._sampled -= float(watched)
+        return watched
+
+    @torch.no_grad()
+    def _ask_source(self, images: Tensor) -> Tensor:
+        logits: Tensor = self._deployed.classifier(images)
+        return logits
+
+    def _repair(self, logits: Tensor, images: Tensor) -> tuple[Tensor, int]:
+        """Answers that are not finite are given by the source model instead."""
+        broken = ~torch.isfinite(logits).all(1)
+        count = int(broken.sum())
+        if count:
+            logits = torch.where(broken[:, None], self._ask_source(images), logits)
+        return logits, count
+
+
+def _nothing() -> Signals:
+    return {}

@@ -1,0 +1,1 @@
+"""The deployed model: from its files to a frozen classifier."""

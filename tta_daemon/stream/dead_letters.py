@@ -1,0 +1,91 @@
+"""Records that cannot be answered: kept as they came, with the reason beside them."""
+
+from collections import deque
+
+from tta_daemon.errors import RecordRejected, TooManyRejected
+from tta_daemon.stream.records import Headers, Message, Record
+
+PREFIX = "tta.dlq."
+ATTEMPT = f"{PREFIX}attempt"
+LONGEST_MESSAGE = 1000
+AT_LEAST = 20
+"""Records that must have been seen before their share of rejections means anything."""
+
+
+class DeadLetters:
+    """Writes letters: key, value and headers untouched, and headers of ours that say what, where and why.
+
+    Args:
+        topic: where letters go.
+        connect_headers: also write the headers that Kafka Connect's dead letter queues have.
+    """
+
+    def __init__(self, topic: str, *, connect_headers: bool = False) -> None:
+        self.topic = topic
+        self.connect_headers = connect_headers
+
+    def letter(self, record: Record, fault: RecordRejected) -> Message:
+        """The dead letter for a record; its attempt is one more than the record's own."""
+        (topic, partition), offset = record.position
+        message = fault.message[:LONGEST_MESSAGE]
+        ours: dict[str, str | int] = {
+            "reason": fault.reason.value,
+            "message": message,
+            "topic": topic,
+            "partition": partition,
+            "offset": offset,
+            "timestamp": round(record.timestamp_s * 1000),
+            "attempt": attempts(record) + 1,
+        }
+        headers: dict[str, str | int] = {f"{PREFIX}{name}": value for name, value in ours.items()}
+        if self.connect_headers:
+            theirs: dict[str, str | int] = {
+                "topic": topic,
+                "partition": partition,
+                "offset": offset,
+                "connector.name": "tta-daemon",
+                "stage": "VALUE_CONVERTER",
+                "exception.class.name": fault.reason.value,
+                "exception.message": message,
+            }
+            headers |= {f"__connect.errors.{name}": value for name, value in theirs.items()}
+        untouched: Headers = tuple((name, value) for name, value in record.headers if name not in headers)
+        added: Headers = tuple((name, str(value).encode()) for name, value in headers.items())
+        return Message(self.topic, record.key, record.value, untouched + added)
+
+
+def attempts(record: Record) -> int:
+    """How often this record has been rejected before."""
+    said = record.header(ATTEMPT) or "0"
+    return int(said) if said.isascii() and said.isdigit() and len(said) < 10 else 0  # noqa: PLR2004 - digits of an int32
+
+
+class RejectRatio:
+    """Stops the daemon before it drains a topic that is wrong as a whole into the dead letters.
+
+    Args:
+        limit: largest share of rejected records.
+        window: over how many of the last records the share is taken.
+    """
+
+    def __init__(self, limit: float, window: int) -> None:
+        self.limit = limit
+        self._last: deque[bool] = deque(maxlen=window)
+        self._rejected = 0
+
+    def saw(self, *, rejected: bool) -> None:
+        """Count a record.
+
+        Raises:
+            TooManyRejected: the share is above the limit.
+        """
+        if len(self._last) == self._last.maxlen:
+            self._rejected -= self._last[0]
+        self._last.append(rejected)
+        self._rejected += rejected
+        seen = len(self._last)
+        if seen >= min(AT_LEAST, self._last.maxlen or AT_LEAST) and self._rejected > self.limit * seen:
+            raise TooManyRejected(
+                f"limits.reject_ratio: {self._rejected} of the last {seen} records were rejected, more than "
+                f"{self.limit:.0%}; does the topic hold what input and model expect? Look at the dead letters"
+            )
