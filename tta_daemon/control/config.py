@@ -42,7 +42,9 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigRefused([Fault(str(path), f"this is not TOML: {error}", _toml_remedy(text))]) from error
+        end = f"at line {text.count(chr(10)) + 1}, the end"
+        words = str(error).replace("at end of document", end)
+        raise ConfigRefused([Fault(str(path), f"this is not TOML: {words}", _toml_remedy(text))]) from error
     except RecursionError as error:
         raise ConfigRefused(
             [Fault(str(path), "this is nested too deeply", "the settings are two tables deep")]

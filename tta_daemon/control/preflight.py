@@ -1,6 +1,8 @@
 """What a configuration asks of the world, tried before the daemon starts: the model, its method, secrets, brokers."""
 
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from kafka import KafkaAdminClient
 
@@ -43,9 +45,10 @@ def _brokers(config: Config) -> Iterator[Fault]:
     kafka = config.kafka
     caller = Caller("preflight")
     try:
-        admin = opened(KafkaAdminClient, caller, connection(kafka), PATIENCE_S)
-        there = set(caller.within(PATIENCE_S, admin.list_topics))
-        caller.within(PATIENCE_S, admin.close)
+        with _silence("kafka"):
+            admin = opened(KafkaAdminClient, caller, connection(kafka), PATIENCE_S)
+            there = set(caller.within(PATIENCE_S, admin.list_topics))
+            caller.within(PATIENCE_S, admin.close)
     except (BrokerUnreachable, TimeoutError) as error:
         remedy = "is the broker up, is the address right, and does [kafka.security] fit it?"
         yield Fault("kafka.bootstrap_servers", str(error).removeprefix("kafka.bootstrap_servers: "), remedy)
@@ -61,3 +64,15 @@ def _brokers(config: Config) -> Iterator[Fault]:
     for path, topic in wanted.items():
         if topic and topic not in there:
             yield Fault(path, f"the brokers have no topic {topic!r}", "create it, or let the brokers create topics")
+
+
+@contextmanager
+def _silence(library: str) -> Iterator[None]:
+    """What goes wrong meanwhile is said once, as a fault."""
+    logger = logging.getLogger(library)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

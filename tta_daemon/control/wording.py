@@ -40,7 +40,11 @@ BOUNDS = {
 
 def faults_in(error: ValidationError, text: str, file: str, origins: Mapping[str, str]) -> Iterator[Fault]:
     """Every finding as a fault that says where in ``file``, or in which variable, it stands."""
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    inner = {detail["loc"][:-1] for detail in details}
+    for detail in details:
+        if detail["type"] == "too_short" and detail["loc"] in inner:
+            continue  # what is wrong inside a list leaves it short
         for fault in _faults(detail):
             setting = fault.path.split("[")[0]
             line = line_of(text, setting)
