@@ -227,6 +227,28 @@ def test_a_variable_that_sets_nothing_is_refused(file, variable, message, remedy
     assert fault.where == f"${variable}"
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("TTA_MODEL__ARGUMENTS", "depth=20", "is not a table"),
+        ("TTA_MODEL__LABELS", '["cat", ', "is not a list"),
+        ("TTA_MODEL__MEAN", "0.1, x, 0.3", "'x' is not a number"),
+        ("TTA_KAFKA__CONNECT_HEADERS", "perhaps", "neither true nor false"),
+        ("TTA_ADAPT__OPTIONS__LR", "fast", "'fast'"),
+        ("TTA_BATCH__SIZE__X", "1", "no such setting"),
+    ],
+)
+def test_a_variable_of_the_wrong_kind_is_named(file, variable, value, message):
+    (fault,) = refused(file(""), {variable: value}).faults
+    assert message in fault.message
+    assert fault.where == f"${variable}"
+
+
+def test_a_variable_cannot_mend_what_is_no_table(file):
+    (fault,) = refused(file("kafka = 5"), {"TTA_KAFKA__GROUP_ID": "a"}).faults
+    assert fault.message == "5 is not a table"
+
+
 def test_relative_paths_are_of_the_files_folder(file, tmp_path, monkeypatch):
     path = file('[model]\nweights = "net.pt"')
     monkeypatch.chdir(tmp_path)

@@ -38,8 +38,11 @@ def overrides(environ: Mapping[str, str], table: Table) -> tuple[dict[str, str],
 def _unknown(variable: str, names: list[str]) -> Fault | None:
     section: Any = Config
     for depth, name in enumerate(names):
-        if not (isinstance(section, type) and issubclass(section, Section)):
+        if _is_table(section):
             return None
+        if not (isinstance(section, type) and issubclass(section, Section)):
+            parent = PREFIX + DIVIDER.join(names[:depth]).upper()
+            return Fault(".".join(names), "there is no such setting", f"did you mean {parent}?", f"${variable}")
         if name not in section.model_fields:
             known = [PREFIX + DIVIDER.join([*names[:depth], other]).upper() for other in section.model_fields]
             hint = nearest(name, list(section.model_fields)).removeprefix("did you mean ").removesuffix("?")
@@ -70,14 +73,23 @@ def _value(names: list[str], text: str) -> object:
         section = field.annotation
         if isinstance(section, type) and issubclass(section, Section):
             continue
-        if section is dict or getattr(section, "__origin__", None) is dict:
+        if _is_table(section):
             return _literal(text) if depth + 1 < len(names) else _json(text)
         if getattr(section, "__origin__", None) is tuple:
-            inside = _json(text) if text.startswith("[") else [part.strip() for part in text.split(",") if part.strip()]
-            kind = section.__args__[0]
-            return [_scalar(kind, part) if isinstance(part, str) else part for part in inside]
+            return _listed(section.__args__[0], text)
         return _scalar(section, text)
     return text
+
+
+def _is_table(kind: Any) -> bool:  # noqa: ANN401 - any annotation
+    return getattr(kind, "__origin__", None) is dict
+
+
+def _listed(kind: Any, text: str) -> object:  # noqa: ANN401 - any annotation
+    """Commas between plain words, or a JSON list."""
+    if text.startswith("["):
+        return _json(text)
+    return [_scalar(kind, part.strip()) for part in text.split(",") if part.strip()]
 
 
 def _scalar(kind: Any, text: str) -> object:  # noqa: ANN401 - any annotation
