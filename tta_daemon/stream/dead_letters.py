@@ -7,9 +7,12 @@ from tta_daemon.stream.records import Headers, Message, Record
 
 PREFIX = "tta.dlq."
 ATTEMPT = f"{PREFIX}attempt"
+OMITTED = f"{PREFIX}omitted"
+"""Only on a letter that was too large: the size of the record, of which the value at least was left out."""
+
 LONGEST_MESSAGE = 1000
-AT_LEAST = 20
-"""Records that must have been seen before their share of rejections means anything."""
+AT_LEAST = 100
+"""Records that must have been seen before their share of rejections means anything (or a full window)."""
 
 
 class DeadLetters:
@@ -18,11 +21,14 @@ class DeadLetters:
     Args:
         topic: where letters go.
         connect_headers: also write the headers that Kafka Connect's dead letter queues have.
+        most_bytes: what the topic takes. A larger letter goes without its value, and if need be without key and
+            headers: the position says where they are. A letter that the broker refuses would come back for ever.
     """
 
-    def __init__(self, topic: str, *, connect_headers: bool = False) -> None:
+    def __init__(self, topic: str, *, connect_headers: bool = False, most_bytes: int = 1_000_000) -> None:
         self.topic = topic
         self.connect_headers = connect_headers
+        self.most_bytes = most_bytes
 
     def letter(self, record: Record, fault: RecordRejected) -> Message:
         """The dead letter for a record; its attempt is one more than the record's own."""
@@ -49,9 +55,21 @@ class DeadLetters:
                 "exception.message": message,
             }
             headers |= {f"__connect.errors.{name}": value for name, value in theirs.items()}
-        untouched: Headers = tuple((name, value) for name, value in record.headers if name not in headers)
-        added: Headers = tuple((name, str(value).encode()) for name, value in headers.items())
-        return Message(self.topic, record.key, record.value, untouched + added)
+        untouched: Headers = tuple(
+            (name, value) for name, value in record.headers if not (name.startswith(PREFIX) or name in headers)
+        )
+        added: Headers = tuple((name, str(value).encode("utf-8", "replace")) for name, value in headers.items())
+        return self._fitting(record, untouched, added)
+
+    def _fitting(self, record: Record, untouched: Headers, added: Headers) -> Message:
+        """The whole letter, or as much of it as the topic takes."""
+        room = self.most_bytes - sum(len(name) + len(value) for name, value in added)
+        if record.size_bytes <= room:
+            return Message(self.topic, record.key, record.value, untouched + added)
+        left_out = ((OMITTED, str(record.size_bytes).encode()),)
+        if record.size_bytes - len(record.value or b"") <= room:
+            return Message(self.topic, record.key, None, untouched + added + left_out)
+        return Message(self.topic, None, None, added + left_out)
 
 
 def attempts(record: Record) -> int:
@@ -66,10 +84,12 @@ class RejectRatio:
     Args:
         limit: largest share of rejected records.
         window: over how many of the last records the share is taken.
+        at_least: how many must have been seen; never more than the window.
     """
 
-    def __init__(self, limit: float, window: int) -> None:
+    def __init__(self, limit: float, window: int, at_least: int = AT_LEAST) -> None:
         self.limit = limit
+        self.at_least = min(at_least, window)
         self._last: deque[bool] = deque(maxlen=window)
         self._rejected = 0
 
@@ -84,7 +104,7 @@ class RejectRatio:
         self._last.append(rejected)
         self._rejected += rejected
         seen = len(self._last)
-        if seen >= min(AT_LEAST, self._last.maxlen or AT_LEAST) and self._rejected > self.limit * seen:
+        if seen >= self.at_least and self._rejected > self.limit * seen:
             raise TooManyRejected(
                 f"limits.reject_ratio: {self._rejected} of the last {seen} records were rejected, more than "
                 f"{self.limit:.0%}; does the topic hold what input and model expect? Look at the dead letters"

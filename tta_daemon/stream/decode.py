@@ -1,7 +1,7 @@
 """From a record's bytes to images of the model's size; whatever is wrong with them is a reason to reject the record."""
 
+import hashlib
 import io
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +24,8 @@ MAGIC = {
     b"\x93NUMPY": "application/x-npy",
 }
 PICTURES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/jpg": "JPEG", "image/webp": "WEBP"}
-CHANNELS = 3
+LONGEST_STREAM = 100
+PNG_BIT_DEPTH, BITS = 24, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +73,11 @@ class Decoder:
             raise RecordRejected(Reason.TOO_LARGE, f"{len(value)} bytes; {allowed}")
         kind = content_type(record)
         try:
-            images = self._reader(kind)(value, record)
+            return Sample(record, self._stream(record), self._checked(self._reader(kind)(value, record)))
         except RecordRejected:
             raise
-        except (ValueError, TypeError, OSError, MemoryError, RecursionError, ArithmeticError, LookupError) as error:
+        except Exception as error:  # the border: foreign decoders raise what they like
             raise RecordRejected(Reason.UNDECODABLE, f"{kind}: {type(error).__name__}: {error}") from error
-        return Sample(record, self._stream(record), self._checked(images))
 
     def close(self) -> None:
         """End the pool."""
@@ -107,7 +107,7 @@ class Decoder:
         if self._by == "partition":
             return f"{record.position.partition.topic}-{record.position.partition.number}"
         if self._by == "key":
-            return (record.key or b"").decode("utf-8", errors="replace")
+            return stream_of(record.key or b"")
         return ""
 
     def _checked(self, images: Images) -> Images:
@@ -144,27 +144,44 @@ def content_type(record: Record) -> str:
     return next((kind for magic, kind in MAGIC.items() if value.startswith(magic)), "")
 
 
+def stream_of(key: bytes) -> str:
+    """A key as the name of a stream: its text, or a digest of it where that is no short text."""
+    try:
+        name = key.decode("utf-8")
+    except UnicodeDecodeError:
+        name = ""
+    plain = len(name) <= LONGEST_STREAM and (name.isprintable() if name else not key)
+    return name if plain else f"key-{hashlib.sha256(key).hexdigest()[:16]}"
+
+
 def picture(value: bytes, form: str, bounds: Bounds) -> NDArray[np.uint8]:
     """One encoded picture as 1 x 3 x H x W; its size is looked at before its pixels are decoded."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            image = Image.open(io.BytesIO(value), formats=[form])
-            if image.width * image.height > bounds.max_pixels:
-                found = f"{image.width} x {image.height} pixels; input.max_pixels is {bounds.max_pixels}"
-                raise RecordRejected(Reason.DECOMPRESSION_BOMB, found)
-            if getattr(image, "n_frames", 1) > 1:
-                raise RecordRejected(Reason.ANIMATED, f"{image.format} with {getattr(image, 'n_frames', 0)} frames")
-            image.load()
-            upright = ImageOps.exif_transpose(image)
+        image = Image.open(io.BytesIO(value), formats=[form])
+        if image.width * image.height > bounds.max_pixels:
+            found = f"{image.width} x {image.height} pixels; input.max_pixels is {bounds.max_pixels}"
+            raise RecordRejected(Reason.DECOMPRESSION_BOMB, found)
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a phone's JPEG with a preview behind it
+            raise RecordRejected(Reason.ANIMATED, f"{form} with {getattr(image, 'n_frames', 0)} frames")
+        if form == "PNG" and value[PNG_BIT_DEPTH] > BITS:  # Pillow would drop the lower bits without a word
+            raise RecordRejected(Reason.WRONG_CHANNELS, "16-bit PNG; understood are 8-bit RGB, gray and palette")
+        image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RecordRejected(Reason.DECOMPRESSION_BOMB, str(error)) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, Warning, EOFError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:
         raise RecordRejected(Reason.UNDECODABLE, f"{form}: {error}") from error
-    rgb = _rgb(upright)
+    rgb = _rgb(upright(image))
     if (rgb.height, rgb.width) != bounds.size and bounds.resize != "refuse":
         rgb = resized(rgb, bounds)
     return _channels_first(rgb)[None]
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says; a broken EXIF says nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001 - the pixels are fine
+        return image
 
 
 def resized(image: Image.Image, bounds: Bounds) -> Image.Image:

@@ -72,11 +72,15 @@ def _declared(tensor: dict[str, Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:
 def _numbers(data: object, dtype: np.dtype[Any], elements: int) -> np.ndarray[Any, np.dtype[Any]]:
     if not isinstance(data, list):
         raise RecordRejected(Reason.UNDECODABLE, "data is no list of numbers")
-    flat = np.asarray(data, dtype=np.float64).reshape(-1)
+    given = np.asarray(data)
+    if given.dtype.kind not in "iuf":
+        raise RecordRejected(Reason.UNDECODABLE, "data holds what is no number")
+    flat = given.astype(np.float64).reshape(-1)
     if flat.size != elements:
         raise RecordRejected(Reason.WRONG_SHAPE, f"{flat.size} numbers for a shape of {elements}")
     if not np.isfinite(flat).all():
         raise RecordRejected(Reason.NON_FINITE, "the tensor holds NaN or infinity")
     if dtype == np.uint8 and (flat.min() < 0 or flat.max() > 255 or (flat % 1 != 0).any()):  # noqa: PLR2004 - uint8
         raise RecordRejected(Reason.OUT_OF_RANGE, "UINT8 data must be whole numbers from 0 to 255")
-    return flat.astype(dtype)
+    with np.errstate(over="ignore"):  # what overflows is out of range, and will be found to be
+        return flat.astype(dtype)

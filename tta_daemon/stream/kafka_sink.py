@@ -42,6 +42,7 @@ class KafkaSink:
         self._settings = {
             "acks": "all",
             "linger_ms": 5,
+            "max_request_size": 64 << 20,  # the topic decides
             "max_block_ms": int(connect_timeout_s * 1000),
             "request_timeout_ms": 15_000,
             **(settings or {}),
