@@ -81,8 +81,9 @@ def run(
         from tta_daemon.control import logs  # noqa: PLC0415
 
         logs.configure(settings.log)
-        with assemble(settings) as daemon:
+        with assemble(settings, config) as (daemon, reloader):
             stop.daemon = daemon
+            signal.signal(signal.SIGHUP, lambda *_: reloader.ask())
             _run(daemon)
 
 
@@ -182,7 +183,7 @@ class _Stop:
 def _run(daemon: "Daemon") -> None:
     import structlog  # noqa: PLC0415
 
-    log = structlog.get_logger(__name__)
+    log = structlog.get_logger("tta_daemon")
     try:
         daemon.run()
     except ConfigError:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 from tta_daemon.control.sections import Log
 
@@ -82,5 +82,11 @@ def _last(log: Log, out: TextIO) -> list[Processor]:
     return [
         structlog.processors.format_exc_info,
         structlog.processors.EventRenamer("message"),
+        _headed,
         structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
     ]
+
+
+def _headed(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """When, how bad, who and what come first, for the eye that reads JSON after all."""
+    return {name: event[name] for name in ("timestamp", "level", "logger", "message") if name in event} | event
