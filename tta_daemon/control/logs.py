@@ -89,4 +89,5 @@ def _last(log: Log, out: TextIO) -> list[Processor]:
 
 def _headed(_logger: object, _method: str, event: EventDict) -> EventDict:
     """When, how bad, who and what come first, for the eye that reads JSON after all."""
-    return {name: event[name] for name in ("timestamp", "level", "logger", "message") if name in event} | event
+    head = {name: event[name] for name in ("timestamp", "level", "logger", "message") if name in event}
+    return {**head, **event}
