@@ -1,16 +1,21 @@
 """From a configuration to a daemon: the only place that wires."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from tta_daemon.control.config import Config
+from tta_daemon.control import logs
+from tta_daemon.control.config import Config, Reach, changes
+from tta_daemon.control.reload import Prepared, Reloader, Verdict
 from tta_daemon.control.web.board import Board
 from tta_daemon.control.web.server import Server
-from tta_daemon.daemon import Daemon, World
-from tta_daemon.learner import Learner
+from tta_daemon.daemon import Daemon, World, decoder_of
+from tta_daemon.learner import Learner, newborn
 from tta_daemon.model.load import Deployed, load
 from tta_daemon.stream.connection import connection
 from tta_daemon.stream.kafka_sink import KafkaSink
@@ -22,18 +27,27 @@ from tta_daemon.watch.labels import Labels
 from tta_daemon.watch.metrics import Metrics
 
 
+class Running(NamedTuple):
+    """A daemon, and who watches its configuration."""
+
+    daemon: Daemon
+    reloader: Reloader
+
+
 @contextmanager
-def assemble(config: Config) -> Iterator[Daemon]:
-    """A daemon on Kafka, its metrics and health served by HTTP for as long as the block lasts.
+def assemble(config: Config, path: Path) -> Iterator[Running]:
+    """A daemon on Kafka, served by HTTP and reconfigured from ``path`` for as long as the block lasts.
 
     Raises:
         ConfigError: a setting does not fit the world: the model's files, the port, a secret's file.
     """
+    threads = torch.get_num_threads()
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
     metrics, board = Metrics(process=True), Board()
     server = Server(config.http, board, metrics.registry)
     server.start()
+    reloader = None
     try:
         deployed = load(config.model)
         metrics.model(deployed.name, deployed.digest, config.adapt.method, config.model.device)
@@ -44,9 +58,40 @@ def assemble(config: Config) -> Iterator[Daemon]:
         def connect() -> World:
             return on_kafka(config, client, deployed, metrics)
 
-        yield Daemon(config, deployed, connect, learner, metrics, board)
+        def taken(new: Config) -> None:
+            server.tune(new.http)
+            logs.configure(new.log)
+            torch.set_num_threads(new.model.threads or threads)
+
+        def in_force() -> tuple[Config, Deployed]:
+            return daemon.config, daemon.deployed
+
+        def told(verdict: Verdict) -> None:
+            if verdict.result != "applied":  # the loop counts what it takes
+                metrics.reloaded(verdict.result)
+
+        reloader = Reloader(path, os.environ, prepare, in_force, told)
+        daemon = Daemon(config, deployed, connect, learner, metrics, board, slot=reloader.slot, taken=taken)
+        reloader.start()
+        yield Running(daemon, reloader)
     finally:
+        if reloader is not None:
+            reloader.stop()
         server.stop()
+
+
+def prepare(old: Config, new: Config, deployed: Deployed) -> Prepared:
+    """Build what stands between two configurations, beside what runs.
+
+    Raises:
+        ConfigError: something cannot be built; nothing has changed.
+    """
+    found = tuple(changes(old, new))
+    rebuilt = {change.path.partition(".")[0] for change in found if change.reach is Reach.REBUILD}
+    fresh = load(new.model) if "model" in rebuilt else None
+    adapter = newborn(fresh or deployed, new.adapt) if rebuilt & {"model", "adapt"} else None
+    decoder = decoder_of(new) if rebuilt & {"model", "input", "streams"} else None
+    return Prepared(new, found, fresh, adapter, decoder)
 
 
 def on_kafka(config: Config, client: dict[str, object], deployed: Deployed, metrics: Metrics) -> World:

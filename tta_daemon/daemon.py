@@ -16,6 +16,7 @@ import torch
 
 from tta_daemon.answers import About, answers, predictions
 from tta_daemon.control.config import Config
+from tta_daemon.control.reload import Slot
 from tta_daemon.control.web.board import Board
 from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected
 from tta_daemon.learner import Learner
@@ -35,6 +36,9 @@ RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 POLL_S = 0.5
 """The longest a turn waits for records: how soon a stop or a reload is noticed."""
+
+REPORT_S = 0.25
+"""Time between two reports to the outside."""
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +63,9 @@ class Daemon:
         learner: Learner,
         metrics: Metrics,
         board: Board,
+        *,
+        slot: Slot | None = None,
+        taken: Callable[[Config], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
@@ -67,6 +74,8 @@ class Daemon:
         self.learner = learner
         self.metrics = metrics
         self.board = board
+        self.slot = slot or Slot()
+        self.taken = taken
         self.clock = clock
         self.decoder = decoder_of(config)
         self.batcher = Batcher(config.batch.size, config.batch.patience_s)
@@ -74,7 +83,8 @@ class Daemon:
         self.dead_letters = DeadLetters(config.kafka.dead_letters, connect_headers=config.kafka.connect_headers)
         self.reject_ratio = RejectRatio(config.limits.reject_ratio, config.limits.reject_window)
         self._stopping = Event()
-        self._settled_at = clock()
+        self._settings = config.masked()
+        self._settled_at = self._reported_at = clock()
 
     def run(self) -> None:
         """Connect, turn until stopped, then drain. What goes wrong ends the process, with nothing lost."""
@@ -117,6 +127,7 @@ class Daemon:
 
     def turn(self) -> None:
         """Everything that changes state happens here, in this order, on this thread."""
+        self.take_over()
         self.follow_assignment()
         self.admit()
         for batch in self.batcher.due(self.clock()):
@@ -124,6 +135,25 @@ class Daemon:
         self.labels.join(self.clock())
         self.settle_when_due()
         self.report()
+
+    def take_over(self) -> None:
+        """Go on by a new configuration, if one is ready. Builds nothing and cannot fail; learned weights stay."""
+        ready = self.slot.take()
+        if ready is None:
+            return
+        config = self.config = ready.config
+        self._settings = config.masked()
+        self.deployed = ready.deployed or self.deployed
+        self.decoder = ready.decoder or self.decoder
+        self.learner.take(self.deployed, config.adapt, config.watch.sample, ready.adapter)
+        self.batcher.size, self.batcher.patience_s = config.batch.size, config.batch.patience_s
+        self.reject_ratio.tune(config.limits.reject_ratio, config.limits.reject_window)
+        self.labels.tune(config.watch)
+        self.taken(config)
+        self.metrics.model(self.deployed.name, self.deployed.digest, config.adapt.method, config.model.device)
+        self.metrics.configured(config.digest)
+        self.metrics.reloaded("applied")
+        log.info("configuration taken", digest=config.digest, **{c.path: f"{c.old} -> {c.new}" for c in ready.changes})
 
     def admit(self) -> None:
         """Read records; let the good ones wait for their batch, bury the others."""
@@ -221,6 +251,9 @@ class Daemon:
     def report(self) -> None:
         """Tell the outside how things stand."""
         self.board.turned()
+        if self.clock() - self._reported_at < REPORT_S:
+            return
+        self._reported_at = self.clock()
         self.metrics.turned(self.batcher.waiting, self.ledger.open_count, self.source.lag())
         accuracy = self.labels.accuracy.recent
         self.board.publish(
@@ -232,7 +265,8 @@ class Daemon:
                 "waiting_images": self.batcher.waiting,
                 "open_records": self.ledger.open_count,
                 "accuracy": {"images": accuracy.images, "adapted": accuracy.adapted, "source": accuracy.source},
-                "config": {"digest": self.config.digest},
+                "config": {"digest": self.config.digest, "settings": self._settings},
+                "reload": {"result": self.slot.verdict.result, "words": self.slot.verdict.words},
             }
         )
 

@@ -5,6 +5,7 @@ Policy only. How an answer is computed and what is learned from it is the method
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +15,7 @@ from torch import Tensor
 import adapters
 from adapters.parts.norms import normalizing, pseudo_counted
 from tta_daemon.control.sections import Adapt
+from tta_daemon.errors import ConfigError
 from tta_daemon.model.load import Deployed
 
 PSEUDO_IMAGES = 16
@@ -66,7 +68,8 @@ class Learner:
         self._adapt = adapt
         self._sample = sample
         self._clock = clock
-        self.adapter = adapters.build(adapt.method, deployed.classifier, adapt.chosen(), seed=adapt.seed)
+        self.adapter = newborn(deployed, adapt)
+        self._left: dict[tuple[str, str], adapters.Memory] = {}
         self._batches = 0
         self._sampled = 0.0
         self._rest_until = 0.0
@@ -80,6 +83,22 @@ class Learner:
     def step(self) -> int:
         """Steps learned since birth, restarts included."""
         return int(self.adapter.steps)
+
+    def take(self, deployed: Deployed, adapt: Adapt, sample: float, adapter: adapters.Adapter | None) -> None:
+        """Go on by other settings, with another adapter where one was built.
+
+        What the old adapter learned is kept, and given back when its model and method return.
+        """
+        if adapter is None:
+            self.adapter.tune(adapt.chosen())
+        else:
+            self._left[self._deployed.digest, self._adapt.method] = self.adapter.dump()
+            self.adapter = adapter
+            remembered = self._left.pop((deployed.digest, adapt.method), None)
+            if remembered is not None:
+                with suppress(ValueError):  # other structural options: what was learned does not fit any more
+                    adapter.load(remembered)
+        self._deployed, self._adapt, self._sample = deployed, adapt, sample
 
     def answer(self, images: Tensor, lag_s: float = 0.0) -> Answered:
         """Answer a batch: float32, N x 3 x H x W in [0, 1]. ``lag_s`` is the age of its oldest record."""
@@ -149,6 +168,18 @@ class Learner:
         if count:
             logits = torch.where(broken[:, None], self._ask_source(images), logits)
         return logits, count
+
+
+def newborn(deployed: Deployed, adapt: Adapt) -> adapters.Adapter:
+    """The adapter that the settings ask for.
+
+    Raises:
+        ConfigError: the method cannot work on this model.
+    """
+    try:
+        return adapters.build(adapt.method, deployed.classifier, adapt.chosen(), seed=adapt.seed)
+    except ValueError as fault:
+        raise ConfigError("adapt.method", str(fault), "docs/methods.md says what each method needs") from fault
 
 
 def _nothing() -> Signals:

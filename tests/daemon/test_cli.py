@@ -153,9 +153,9 @@ class Daemon:
         print("stopping", flush=True)
         self.asked.set()
 @contextlib.contextmanager
-def assemble(config):
+def assemble(config, path):
     {assemble}
-    yield Daemon()
+    yield Daemon(), types.SimpleNamespace(ask=lambda: print("asked", flush=True))
 sys.modules["tta_daemon.assemble"] = types.SimpleNamespace(assemble=assemble)
 sys.argv = ["tta-daemon", "run", "--config", {file!r}]
 from tta_daemon.cli import main

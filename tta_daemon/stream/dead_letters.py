@@ -88,10 +88,15 @@ class RejectRatio:
     """
 
     def __init__(self, limit: float, window: int, at_least: int = AT_LEAST) -> None:
+        self._last: deque[bool] = deque()
+        self.tune(limit, window, at_least)
+
+    def tune(self, limit: float, window: int, at_least: int = AT_LEAST) -> None:
+        """Go on with other bounds; of what was seen, as much stays as the window holds."""
         self.limit = limit
         self.at_least = min(at_least, window)
-        self._last: deque[bool] = deque(maxlen=window)
-        self._rejected = 0
+        self._last = deque(self._last, maxlen=window)
+        self._rejected = sum(self._last)
 
     def saw(self, *, rejected: bool) -> None:
         """Count a record.

@@ -1,5 +1,6 @@
 """Labels that come late: read from their topic, joined to the answers, turned into accuracy."""
 
+from tta_daemon.control.sections import Watch
 from tta_daemon.errors import RecordRejected
 from tta_daemon.stream.records import Answer
 from tta_daemon.stream.source import Tail
@@ -34,6 +35,11 @@ class Labels:
                 self._join.tally.invalid += 1
             else:
                 self._count(self._join.labelled(label.id, label.labels, now))
+
+    def tune(self, watch: Watch) -> None:
+        """Go on with other bounds, nothing forgotten that fits them."""
+        self._join.most, self._join.wait_s = watch.label_window, watch.label_wait_s
+        self.accuracy.window = watch.window
 
     def close(self) -> None:
         """Stop reading."""
