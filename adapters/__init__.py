@@ -19,6 +19,7 @@ from adapters.adapter import SIGNALS, Adaptation, Adapter, Answer, Memory, Outco
 from adapters.classifier import Classifier
 from adapters.cotta import Cotta, CottaOptions
 from adapters.eata import Eata, EataOptions, EataPrior
+from adapters.ecotta import Ecotta, EcottaOptions, EcottaPrior
 from adapters.norm_only import NormOnly, NormOnlyOptions
 from adapters.parts.network import has_batch_norm, norm_affine
 from adapters.petal import Petal, PetalOptions, PetalPrior
@@ -29,6 +30,7 @@ from adapters.rpl import Rpl, RplOptions
 from adapters.sar import Sar, SarOptions
 from adapters.source_only import SourceOnly, SourceOnlyOptions
 from adapters.tent import Tent, TentOptions
+from adapters.vida import Vida, VidaOptions, VidaPrior
 
 __all__ = [
     "METHODS", "SIGNALS", "Adaptation", "Adapter", "Answer", "Classifier", "Memory", "Method", "Needs", "Outcome",
@@ -69,6 +71,8 @@ METHODS: Mapping[str, Method] = MappingProxyType({
     "cotta": Method(CottaOptions, None, Cotta, Needs(smallest_batch=2)),
     "petal": Method(PetalOptions, PetalPrior, Petal, Needs(smallest_batch=2)),
     "rmt": Method(RmtOptions, RmtPrior, Rmt, Needs(linear_head=True, smallest_batch=2)),
+    "ecotta": Method(EcottaOptions, EcottaPrior, Ecotta, Needs(batch_norm=True, smallest_batch=2)),
+    "vida": Method(VidaOptions, VidaPrior, Vida, Needs(smallest_batch=2)),
 })  # fmt: skip
 
 
