@@ -8,9 +8,9 @@ from tta_daemon.stream.batching import Batcher
 from tta_daemon.stream.records import Partition, Position, Record, Sample
 
 
-def sample(offset, *, images=1, stream="", partition=0):
+def sample(offset, *, images=1, stream="", partition=0, learned=False):
     record = Record(Position(Partition("images", partition), offset), None, b"")
-    return Sample(record, stream, np.zeros((images, 3, 2, 2), np.uint8))
+    return Sample(record, stream, np.zeros((images, 3, 2, 2), np.uint8), learned)
 
 
 def offsets(batches):
@@ -34,6 +34,15 @@ def test_patience_counts_from_the_first_that_waits():
     assert batcher.deadline(now=0.75) == 0.25
     assert offsets(batcher.due(now=1.0)) == [[0, 1]]
     assert batcher.deadline(now=1.0) is None
+
+
+def test_what_was_learned_from_before_does_not_mix_with_what_was_not():
+    batcher = Batcher(size=4, patience_s=1)
+    for n in range(9):
+        batcher.add(sample(n, learned=n < 3), now=0)
+    batches = batcher.due(now=0)
+    assert offsets(batches) == [[0, 1, 2], [3, 4, 5, 6]]
+    assert [batch.learned for batch in batches] == [True, False]
 
 
 def test_streams_do_not_mix():

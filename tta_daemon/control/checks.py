@@ -16,6 +16,7 @@ def together(config: "Config") -> Iterator[Fault]:
     yield from _sizes(config)
     yield from _topics(config)
     yield from _delivery(config)
+    yield from _checkpoint(config)
     yield from _security(config.kafka.security)
     yield from _http(config)
 
@@ -64,6 +65,7 @@ def _topics(config: "Config") -> Iterator[Fault]:
         "kafka.output_topic": kafka.output_topic,
         "kafka.dead_letter_topic": kafka.dead_letters,
         "kafka.labels_topic": kafka.labels_topic,
+        "checkpoint.topic": config.state_topic,
     }
     for path, topic in others.items():
         if topic and topic in seen:
@@ -77,6 +79,17 @@ def _delivery(config: "Config") -> Iterator[Fault]:
             "kafka.transactional_id",
             'delivery = "exactly_once" needs a name that this replica alone has, and keeps when it restarts',
             "set it or kafka.group_instance_id, for example by TTA_KAFKA__GROUP_INSTANCE_ID from the name of the pod",
+        )
+
+
+def _checkpoint(config: "Config") -> Iterator[Fault]:
+    if config.checkpoint.kind == "file" and not config.checkpoint.folder:
+        yield Fault("checkpoint.folder", 'kind = "file" needs a folder', "name one that outlives a restart")
+    if config.checkpoint.kind == "kafka" and config.streams.by == "none" and not config.kafka.group_instance_id:
+        yield Fault(
+            "kafka.group_instance_id",
+            'checkpoint.kind = "kafka" needs a name for the state of this replica',
+            "set it, for example by TTA_KAFKA__GROUP_INSTANCE_ID from the name of the pod",
         )
 
 

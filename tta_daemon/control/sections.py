@@ -122,6 +122,21 @@ class Streams(Section):
     max_resident: int = setting(64, "Streams kept in memory; the least recently used leaves first.", LIVE, ge=1)
 
 
+class Checkpoint(Section):
+    """Where what was learned outlives the process."""
+
+    kind: Literal["none", "file", "kafka"] = setting(
+        "none", "none: forgotten at a restart; file: in a folder; kafka: in a topic, with the answers.", RESTART
+    )
+    folder: File = setting("", "Folder for kind file, one per replica.", RESTART)
+    keep: int = setting(3, "States kept of each stream in a folder.", LIVE, ge=1, le=1000)
+    topic: str = setting("", "Compacted topic for kind kafka; empty: GROUP_ID-state.", RESTART)
+    every_s: float = setting(10.0, "Time between two saves; what came after the last is learned anew.", LIVE, ge=0)
+    relearn_most: int = setting(
+        50_000, "Most records of a partition learned anew at a start, before it goes on answering.", RESTART, ge=0
+    )
+
+
 class Watch(Section):
     """How closely the daemon watches itself."""
 
@@ -160,6 +175,7 @@ class Config(Section):
     limits: Limits = Limits()
     settle: Settle = Settle()
     streams: Streams = Streams()
+    checkpoint: Checkpoint = Checkpoint()
     watch: Watch = Watch()
     http: Http = Http()
     log: Log = Log()
@@ -175,6 +191,12 @@ class Config(Section):
         plain: dict[str, Any] = shown(self)
         plain["adapt"]["options"] = asdict(self.adapt.chosen())
         return plain
+
+    @property
+    def state_topic(self) -> str:
+        """The topic of saved states, where that is where they go; else empty."""
+        derived = f"{self.kafka.group_id}-state"
+        return (self.checkpoint.topic or derived) if self.checkpoint.kind == "kafka" else ""
 
     @property
     def digest(self) -> str:

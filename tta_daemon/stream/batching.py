@@ -11,6 +11,8 @@ _Queue: TypeAlias = list[tuple[float, Sample]]
 class Batcher:
     """Samples waiting for company. A batch exceeds `size` only where a single record does.
 
+    It ends early where samples that were learned from before meet samples that were not.
+
     The clock is an argument, so that it can be any clock. `size` (images) and `patience_s` may be changed at any time.
 
     >>> batcher = Batcher(size=32, patience_s=0.2)
@@ -78,10 +80,14 @@ class Batcher:
     def _reach(self, queue: _Queue, start: int) -> tuple[int, int]:
         """Where the batch that begins at `start` ends, and how many images it holds."""
         end, images = start, 0
-        while end < len(queue) and (end == start or images + queue[end][1].size <= self.size):
+        while end < len(queue) and (end == start or self._joins(queue[start][1], images, queue[end][1])):
             images += queue[end][1].size
             end += 1
         return end, images
+
+    def _joins(self, first: Sample, images: int, sample: Sample) -> bool:
+        """Whether the sample may be in the batch that `first` began and that holds so many images."""
+        return images + sample.size <= self.size and sample.learned == first.learned
 
 
 def _images(queue: _Queue) -> int:

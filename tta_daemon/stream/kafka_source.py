@@ -165,6 +165,17 @@ class KafkaSource:
                 known[partition] = offset
         return known
 
+    def oldest(self, partition: Partition) -> int:
+        """See `Source`; BrokerUnreachable if no broker answers."""
+        place = TopicPartition(*partition)
+        if self._consumer is None:
+            raise BrokerUnreachable("kafka.bootstrap_servers: no connection at the moment")
+        try:
+            found = self._call(lambda: self._consumer.beginning_offsets([place], timeout_ms=self.call_timeout_s * 1000))
+        except (KafkaError, TimeoutError) as error:
+            raise BrokerUnreachable(f"the beginning of {partition} cannot be read: {named(error)}") from error
+        return int(found[place])
+
     def changes(self) -> Changes:
         """See `Source`."""
         changes = Changes(*self.membership.take())

@@ -23,6 +23,7 @@ class MemoryLog:
 
     def __init__(self, topics: Mapping[str, int] | None = None) -> None:
         self.partitions: dict[Partition, list[Record]] = {}
+        self.oldest: Offsets = {}
         self.committed: defaultdict[str, Offsets] = defaultdict(dict)
         self.members: defaultdict[str, list[MemorySource]] = defaultdict(list)
         self.epochs: defaultdict[str, int] = defaultdict(int)
@@ -157,6 +158,10 @@ class MemorySource:
         """See `Source`."""
         known = self.log.committed[self.group]
         return {partition: known[partition] for partition in partitions if partition in known}
+
+    def oldest(self, partition: Partition) -> int:
+        """See `Source`."""
+        return self.log.oldest.get(partition, 0)
 
     def changes(self) -> Changes:
         """See `Source`."""

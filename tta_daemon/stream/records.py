@@ -63,11 +63,15 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A record and its images: N x 3 x H x W, uint8 (255 is white) or float32 in [0, 1]."""
+    """A record and its images: N x 3 x H x W, uint8 (255 is white) or float32 in [0, 1].
+
+    ``learned`` ones are to be answered (again), not learned from again.
+    """
 
     record: Record
     stream: str
     images: Images
+    learned: bool = False
 
     @property
     def size(self) -> int:
@@ -77,7 +81,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one stream that are answered together, with their records: answers and offsets cannot drift apart."""
+    """Samples of one stream that are answered together, with their records: answers and offsets cannot drift apart.
+
+    All of them are to be learned from, or none.
+    """
 
     stream: str
     samples: tuple[Sample, ...]
@@ -86,6 +93,11 @@ class Batch:
     def size(self) -> int:
         """How many images."""
         return sum(sample.size for sample in self.samples)
+
+    @property
+    def learned(self) -> bool:
+        """Whether the state has learned from these records before."""
+        return self.samples[0].learned
 
     @property
     def records(self) -> tuple[Record, ...]:

@@ -54,6 +54,9 @@ class Source(Protocol):
     def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         """What the group has committed; a partition is absent where nothing was."""
 
+    def oldest(self, partition: Partition) -> int:
+        """The first offset that is still in the log."""
+
     def changes(self) -> Changes:
         """What a rebalance has changed since the last call."""
 

@@ -65,6 +65,7 @@ class Instruments:
         self.declared: list[Instrument] = []
         self._declare_flow()
         self._declare_adaptation()
+        self._declare_checkpoint()
         self._declare_judgement()
         self._declare_identity()
 
@@ -119,6 +120,20 @@ class Instruments:
             Counter, "tta_restores", "Times that learned state was put back.", {"reason": list(Restore)}
         )
         self.signal = make(Gauge, "tta_adaptation_signal", "What the method said of its last step.", {"signal": ()})
+
+    def _declare_checkpoint(self) -> None:
+        make = self._make
+        self.saves = make(
+            Histogram, "tta_checkpoint_seconds", "Time that it took to save the state.", buckets=(*SECONDS, 60.0, 120.0)
+        )
+        self.save_failures = make(Counter, "tta_checkpoint_failures", "States that could not be saved.")
+        self.save_bytes = make(Gauge, "tta_checkpoint_size_bytes", "Size of the last state that was saved.")
+        self.saved_at = make(
+            Gauge, "tta_checkpoint_last_success_timestamp_seconds", "When the state was last saved; 0: not yet."
+        )
+        self.relearned = make(
+            Counter, "tta_records_relearned", "Records learned from after a restart, that had been answered before it."
+        )
 
     def _declare_judgement(self) -> None:
         make, models = self._make, {"model": MODELS}

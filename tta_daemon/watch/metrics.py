@@ -107,6 +107,20 @@ class Metrics:
         """Offsets were committed."""
         self._at.last_settled.set(self._now())
 
+    def saved(self, size_bytes: int, seconds: float) -> None:
+        """A state outlives us from now on."""
+        self._at.save_bytes.set(size_bytes)
+        self._at.saves.observe(seconds)
+        self._at.saved_at.set(self._now())
+
+    def unsaved(self) -> None:
+        """A state could not be saved."""
+        self._at.save_failures.inc()
+
+    def relearned(self, records: int) -> None:
+        """Records were learned from that had been answered before a restart."""
+        self._at.relearned.inc(records)
+
     def undelivered(self) -> None:
         """A settlement failed; what it was to cover is read again."""
         self._at.undelivered.inc()

@@ -1,0 +1,117 @@
+"""Saving, now and then, without holding up the loop."""
+
+import time
+from collections.abc import Callable, Mapping
+from threading import Thread
+
+import structlog
+
+from tta_daemon.control.checkpoint import Checkpoint
+from tta_daemon.control.snapshot import Snapshot
+from tta_daemon.errors import CheckpointError
+from tta_daemon.stream.records import Partition
+from tta_daemon.watch.metrics import Metrics
+
+Learned = Mapping[Partition, int]
+
+FIRST_S = 30.0
+"""How long the first save may hold up the loop."""
+
+log = structlog.get_logger(__name__)
+
+
+class Scribe:
+    """Writes snapshots down, one at a time: while one is being written, none is due, so copies never pile up.
+
+    A checkpoint that is part of the settlement is written by the loop, and counts once `settled`; any other is written
+    on a thread of its own, and only the first one is waited for: without any state a restart would not know what it
+    lacks. A state that cannot be saved is counted and tried again later; the daemon goes on.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint | None,
+        every_s: float,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.every_s = every_s
+        self._metrics = metrics
+        self._clock = clock
+        self._began_at = clock()
+        self._writer: Thread | None = None
+        self._hurried = self._first = True
+        self._kept: Learned = {}
+        self._unsettled: tuple[Snapshot, int, float] | None = None
+
+    def due(self, learned: Learned) -> bool:
+        """Whether to save now that all records before these offsets are learned."""
+        busy = self._writer is not None and self._writer.is_alive()
+        if self.checkpoint is None or busy or learned == self._kept:
+            return False
+        return self._hurried or self._clock() - self._began_at >= self.every_s
+
+    def offer(self, learned: Learned, snapshot: Callable[[Learned], Snapshot]) -> None:
+        """Take a snapshot and write it down, if that is due: once in every settlement, before it is final."""
+        self._unsettled = None  # the last settlement failed, and what was sent with it is void
+        if self.due(learned):
+            self.save(snapshot(learned))
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Write this down; nothing may change the snapshot's tensors from now on."""
+        self._began_at, self._hurried = self._clock(), False
+        if self.checkpoint is not None and self.checkpoint.with_answers:
+            self._unsettled = self._written(self.checkpoint, snapshot)
+        elif self.checkpoint is not None:
+            self._writer = Thread(target=self._write, args=(self.checkpoint, snapshot), name="checkpoint", daemon=True)
+            self._writer.start()
+            if self._first:
+                self._writer.join(FIRST_S)
+        self._first = False
+
+    def settled(self) -> None:
+        """What was saved with the answers is final, as they are."""
+        if self._unsettled is not None:
+            self._keep(*self._unsettled)
+            self._unsettled = None
+
+    def hasten(self, timeout_s: float = 0.0) -> None:
+        """Have the next settlement save what is new, however recent the last save is; waits for one under way."""
+        self._hurried = True
+        if self._writer is not None:
+            self._writer.join(timeout_s)
+
+    def resumed(self, snapshot: Snapshot) -> None:
+        """What we have is what was saved."""
+        self._kept, self._hurried, self._first = snapshot.learned, False, False
+
+    def departed(self) -> None:
+        """What we have is not what was saved, though no record made the difference: save as soon as possible."""
+        self._kept, self._hurried = {}, True
+
+    def close(self, timeout_s: float) -> None:
+        """Let the last word be written."""
+        if self._writer is not None:
+            self._writer.join(timeout_s)
+        if self.checkpoint is not None:
+            self.checkpoint.close()
+
+    def _write(self, checkpoint: Checkpoint, snapshot: Snapshot) -> None:
+        if (written := self._written(checkpoint, snapshot)) is not None:
+            self._keep(*written)
+
+    def _written(self, checkpoint: Checkpoint, snapshot: Snapshot) -> tuple[Snapshot, int, float] | None:
+        began = time.perf_counter()
+        try:
+            size = checkpoint.save(snapshot)
+        except CheckpointError as fault:
+            log.warning("the state is not saved; trying again later", error=str(fault), in_s=self.every_s)
+            self._metrics.unsaved()
+            return None
+        return snapshot, size, time.perf_counter() - began
+
+    def _keep(self, snapshot: Snapshot, size: int, seconds: float) -> None:
+        self._kept = snapshot.learned
+        self._metrics.saved(size, seconds)
+        log.debug("state saved", bytes=size, seconds=round(seconds, 4), learned=len(snapshot.learned))
