@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,9 @@ from tta_daemon.stream.source import Tail
 from tta_daemon.watch.accuracy import Accuracy, LabelJoin
 from tta_daemon.watch.labels import Labels
 from tta_daemon.watch.metrics import Metrics
+
+HEARTBEAT_S = 3.0
+"""Time between two heartbeats, by which a rebalance is noticed; less where the session times out in thrice that."""
 
 
 class Running(NamedTuple):
@@ -98,23 +101,23 @@ def on_kafka(config: Config, client: dict[str, object], deployed: Deployed, metr
     """The clients of the loop. Raises BrokerUnreachable where no broker answers; nothing is left open then."""
     kafka = config.kafka
     exactly_once = kafka.delivery == "exactly_once"
-    sink = KafkaSink(client, transactional_id=kafka.transaction_name if exactly_once else None)
+    patience = {"request_timeout_ms": round(kafka.request_timeout_s * 1000)}
+    sink = KafkaSink(client, transactional_id=kafka.transaction_name if exactly_once else None, settings=patience)
     source = KafkaSource(
         client,
         [kafka.input_topic],
         kafka.group_id,
         instance=kafka.group_instance_id or None,
         start=kafka.start,
-        settings={
+        settings=patience
+        | {
             "max_poll_interval_ms": round(kafka.max_poll_interval_s * 1000),
             "session_timeout_ms": round(kafka.session_timeout_s * 1000),
+            "heartbeat_interval_ms": round(min(HEARTBEAT_S, kafka.session_timeout_s / 3) * 1000),
         },
     )
-    tail = (
-        KafkaTail(client, kafka.labels_topic, since_s=time.time() - config.watch.label_wait_s)
-        if kafka.labels_topic
-        else None
-    )
+    since_s = time.time() - config.watch.label_wait_s
+    tail = KafkaTail(client, kafka.labels_topic, since_s=since_s, settings=patience) if kafka.labels_topic else None
     return World(source, sink, labels_of(config, deployed, tail, metrics))
 
 

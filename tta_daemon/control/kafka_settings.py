@@ -46,7 +46,7 @@ class Kafka(Section):
     session_timeout_s: float = setting(
         45.0, "Missed heartbeats after which the group takes us for dead.", RESTART, gt=0
     )
-    request_timeout_s: float = setting(30.0, "How long one request to a broker may take.", RESTART, gt=0)
+    request_timeout_s: float = setting(30.0, "How long one request to a broker may take.", RESTART, ge=1, le=100)
     connect_headers: bool = setting(False, "Also write Kafka Connect's dead letter headers.", RESTART)
     security: Security = Security()
 
