@@ -148,7 +148,7 @@ class Daemon:
         self.learner.take(self.deployed, config.adapt, config.watch.sample, ready.adapter)
         self.batcher.size, self.batcher.patience_s = config.batch.size, config.batch.patience_s
         self.reject_ratio.tune(config.limits.reject_ratio, config.limits.reject_window)
-        self.labels.tune(config.watch)
+        self.labels.tune(config.watch, self.deployed.labels)
         self.taken(config)
         self.metrics.model(self.deployed.name, self.deployed.digest, config.adapt.method, config.model.device)
         self.metrics.configured(config.digest)

@@ -72,6 +72,23 @@ class LabelJoin:
         self._labels: OrderedDict[str, _Waiting] = OrderedDict()
         self._done: OrderedDict[str, _Waiting] = OrderedDict()
 
+    def tune(self, names: Sequence[str], *, most: int, wait_s: float) -> None:
+        """Go on with other bounds. Where the classes are others, no label can judge what waits: it is forgotten."""
+        self.most, self.wait_s = most, wait_s
+        by_name = {name: number for number, name in enumerate(names)}
+        if by_name == self._by_name:
+            return
+        self._by_name, self._classes = by_name, len(names)
+        self.tally.unlabeled += len(self._answers)
+        self.tally.unmatched += len(self._labels)
+        self._answers.clear()
+        self._labels.clear()
+
+    def malformed(self) -> None:
+        """A label has come that cannot even be read."""
+        self.tally.labels += 1
+        self.tally.invalid += 1
+
     def __len__(self) -> int:
         """How many ids wait for their other half."""
         return len(self._answers) + len(self._labels)

@@ -1,5 +1,7 @@
 """Labels that come late: read from their topic, joined to the answers, turned into accuracy."""
 
+from collections.abc import Sequence
+
 from tta_daemon.control.sections import Watch
 from tta_daemon.errors import RecordRejected
 from tta_daemon.stream.records import Answer
@@ -32,13 +34,14 @@ class Labels:
             try:
                 label = parse_label(record)
             except RecordRejected:
-                self._join.tally.invalid += 1
+                self._join.malformed()
             else:
                 self._count(self._join.labelled(label.id, label.labels, now))
+        self._metrics.tallied(self._join.tally)
 
-    def tune(self, watch: Watch) -> None:
-        """Go on with other bounds, nothing forgotten that fits them."""
-        self._join.most, self._join.wait_s = watch.label_window, watch.label_wait_s
+    def tune(self, watch: Watch, names: Sequence[str]) -> None:
+        """Go on with other bounds, nothing forgotten that fits them; and with other classes, everything that waits."""
+        self._join.tune(names, most=watch.label_window, wait_s=watch.label_wait_s)
         self.accuracy.window = watch.window
 
     def close(self) -> None:
