@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
+import structlog
 import torch
 from torch import Tensor
 
@@ -22,6 +23,8 @@ PSEUDO_IMAGES = 16
 """What the source's statistics count as beside a batch too small to learn from (Schneider et al. 2020)."""
 
 Signals = Mapping[str, float]
+
+log = structlog.get_logger(__name__)
 
 
 class Hold(StrEnum):
@@ -40,15 +43,17 @@ class Hold(StrEnum):
 class Answered:
     """Logits for each image of a batch, N x C, and what the frozen source model says of the same images.
 
-    ``learn`` is to be called after the answers have left. It never raises.
+    ``learn`` is to be called after the answers have left. It never raises; None where it failed, and all that was
+    learned is forgotten. Seconds are what each of the two models took.
     """
 
     logits: Tensor
     source: Tensor | None
-    learn: Callable[[], Signals]
+    learn: Callable[[], Signals | None]
     hold: Hold | None
     repaired: int
     seconds: float
+    source_seconds: float = 0.0
 
 
 class Learner:
@@ -108,15 +113,16 @@ class Learner:
         self._batches += 1
         try:
             logits, learn = self._ask(images, hold)
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError) as fault:
             logits, learn, hold = self._ask_source(images), _nothing, Hold.FAILED
-            self.adapter.rewind()
-        seconds = self._clock() - began
+            self._fail(fault)
+        asked = self._clock()
         source = self._ask_source(images) if self._watched() else None
+        answered = self._clock()
         logits, repaired = self._repair(logits, images)
-        return Answered(logits, source, learn, hold, repaired, seconds)
+        return Answered(logits, source, learn, hold, repaired, asked - began, answered - asked)
 
-    def _ask(self, images: Tensor, hold: Hold | None) -> tuple[Tensor, Callable[[], Signals]]:
+    def _ask(self, images: Tensor, hold: Hold | None) -> tuple[Tensor, Callable[[], Signals | None]]:
         if hold is Hold.SMALL:
             with normalizing(self.adapter, pseudo_counted(PSEUDO_IMAGES)):
                 return self.adapter.predict(images), _nothing
@@ -125,17 +131,22 @@ class Learner:
         answer = adapters.answer(self.adapter, images)
         return answer.logits, lambda: self._learn(answer)
 
-    def _learn(self, answer: adapters.Answer) -> Signals:
+    def _learn(self, answer: adapters.Answer) -> Signals | None:
         """Learn, and rest long enough after it to stay within the budget."""
         began = self._clock()
         try:
             return answer.learn()
-        except (RuntimeError, ValueError):
-            self.adapter.rewind()
-            return {}
+        except (RuntimeError, ValueError) as fault:
+            self._fail(fault)
+            return None
         finally:
             ended = self._clock()
             self._rest_until = ended + (ended - began) * (1.0 / max(self._adapt.budget, 1e-9) - 1.0)
+
+    def _fail(self, fault: Exception) -> None:
+        """The method cannot go on from where it is: back to birth."""
+        log.warning("adaptation failed; what was learned is forgotten", method=self.method, error=str(fault))
+        self.adapter.rewind()
 
     def _hold(self, images: int, lag_s: float) -> Hold | None:
         adapt = self._adapt

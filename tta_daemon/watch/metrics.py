@@ -75,17 +75,21 @@ class Metrics:
             self._at.latency.observe(max(0.0, now - record.timestamp_s))
         self._looked_at("adapted", answered.logits)
         if answered.source is not None:
+            self._at.phases.labels("source").observe(answered.source_seconds)
             self._looked_at("source", answered.source)
             agree = (answered.logits.argmax(1) == answered.source.argmax(1)).double().mean()
             self._smoothed(self._at.agreement, "agreement", float(agree), batch.size)
 
-    def learned(self, signals: Mapping[str, float], hold: Hold | None) -> None:
-        """A batch was learned from, or held back for a reason."""
+    def learned(self, signals: Mapping[str, float] | None, hold: Hold | None) -> None:
+        """A batch was learned from, or held back for a reason; None: the method failed and was put back to birth."""
+        hold = Hold.FAILED if signals is None else hold
         if hold is None:
             self._at.steps.inc()
         else:
             self._at.skipped.labels(hold).inc()
-        for name, value in signals.items():
+        if hold is Hold.FAILED:
+            self.restored(Restore.FAILED)
+        for name, value in (signals or {}).items():
             if name in SIGNALS:
                 self._at.signal.labels(name).set(value)
 
