@@ -77,7 +77,7 @@ class Learner:
         self._left: dict[tuple[str, str], adapters.Memory] = {}
         self._batches = 0
         self._sampled = 0.0
-        self._rest_until = 0.0
+        self._learned_at = self._learned_for = 0.0
 
     @property
     def method(self) -> str:
@@ -132,7 +132,7 @@ class Learner:
         return answer.logits, lambda: self._learn(answer)
 
     def _learn(self, answer: adapters.Answer) -> Signals | None:
-        """Learn, and rest long enough after it to stay within the budget."""
+        """Learn, and remember how long that took: the budget says how long to rest after it."""
         began = self._clock()
         try:
             return answer.learn()
@@ -140,8 +140,8 @@ class Learner:
             self._fail(fault)
             return None
         finally:
-            ended = self._clock()
-            self._rest_until = ended + (ended - began) * (1.0 / max(self._adapt.budget, 1e-9) - 1.0)
+            self._learned_at = self._clock()
+            self._learned_for = self._learned_at - began
 
     def _fail(self, fault: Exception) -> None:
         """The method cannot go on from where it is: back to birth."""
@@ -156,7 +156,7 @@ class Learner:
             Hold.SMALL: images < smallest,
             Hold.EVERY: self._batches % adapt.every != 0,
             Hold.LAG: 0.0 < adapt.max_lag_s < lag_s,
-            Hold.BUDGET: self._clock() < self._rest_until,
+            Hold.BUDGET: self._clock() < self._learned_at + self._learned_for * (1.0 / max(adapt.budget, 1e-9) - 1.0),
         }
         return next((reason for reason, applies in reasons.items() if applies), None)
 
