@@ -57,7 +57,7 @@ class Petal(Cotta):
         self.prior = prior
         if prior is not None:
             self.mean = self.student.learns.laid(prior.mean)
-            self.precision = 1.0 / (self.student.learns.laid(prior.variance).clamp(min=0.0) + 1e-6)
+            self.variance = self.student.learns.laid(prior.variance)
 
     def adapt(self, images: Tensor) -> Adaptation:
         """Answer with the teacher, learn from it and from the source, restore what matters least (PETAL, section 3)."""
@@ -80,7 +80,8 @@ class Petal(Cotta):
         """Minus the log density of the student's weights under the source belief, but for a constant."""
         if self.prior is None:
             return self.student.learns.values.new_zeros(())
-        return 0.5 * weighted_distance(self.student.learns, self.mean, self.precision)
+        precision = self.variance.clamp(min=0.0).add_(1e-6).reciprocal_()
+        return 0.5 * weighted_distance(self.student.learns, self.mean, precision)
 
 
 def quantile(values: Tensor, share: float) -> Tensor:

@@ -55,13 +55,15 @@ class Vector:
         return torch.cat([view.reshape(-1) for view in self.views(flat)])
 
     def laid(self, row_major: Tensor) -> Tensor:
-        """What `row_major` returned, in the order of ``values`` and in its dtype.
+        """What `row_major` returned, in the order of ``values`` and in its dtype; itself where it is so already.
 
         Raises:
             ValueError: it is of other parameters than these.
         """
         if row_major.shape != self.values.shape:
             raise ValueError(f"the prior is of {row_major.numel()} elements, but {self.values.numel()} learn here")
+        if all(p.is_contiguous() for p in self.parameters):
+            return row_major.to(self.values)
         flat = torch.empty_like(self.values)
         start = 0
         for view in self.views(flat):
