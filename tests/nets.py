@@ -1,6 +1,8 @@
 """The networks and images that tests run on; what comes from outside the checkout is skipped, with the reason."""
 
+import copy
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -76,13 +78,18 @@ def cifar_resnet(depth: int = 20, dtype: torch.dtype = torch.float32) -> Classif
 
 def tiny_cnn(num_classes: int = 5, seed: int = 0) -> Classifier:
     """A small residual BatchNorm network with plausible running statistics."""
+    return Classifier(copy.deepcopy(_tiny_cnn(num_classes, seed)), (0.5,) * 3, (0.25,) * 3)
+
+
+@cache
+def _tiny_cnn(num_classes: int, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     network = CifarResNet(8, num_classes)
     network.train()
     with torch.no_grad():
         for _ in range(3):
             network(torch.rand(32, 3, 16, 16))
-    return Classifier(network.eval(), (0.5,) * 3, (0.25,) * 3)
+    return network
 
 
 class Attention(nn.Module):

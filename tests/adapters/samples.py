@@ -76,6 +76,8 @@ def warmed_ranks(classifier: Classifier) -> Any:
     return vida.warm_up(classifier, labelled(classifier), vida.VidaOptions(rank_high=8))
 
 
+_PRIORS: dict[tuple[str, type, torch.dtype], Any] = {}
+
 SAMPLES: Mapping[str, Sample] = {
     "source": Sample(idle=("default",)),
     "norm": Sample(
@@ -162,8 +164,16 @@ def options_of(name: str, overrides: Overrides) -> Any:
 
 def make(name: str, overrides: Overrides, classifier: Classifier, seed: int = 0) -> Adapter:
     """A newborn adapter around ``classifier``."""
-    prior = SAMPLES[name].prior
-    return adapters.build(name, classifier, options_of(name, overrides), prior and prior(classifier), seed)
+    return adapters.build(name, classifier, options_of(name, overrides), prior_of(name, classifier), seed)
+
+
+def prior_of(name: str, classifier: Classifier) -> Any:
+    """What the method knows of the source; made once for each of the small networks."""
+    kind = (name, type(classifier.network), classifier.mean.dtype)
+    if kind not in _PRIORS:
+        prior = SAMPLES[name].prior
+        _PRIORS[kind] = prior(classifier) if prior is not None else None
+    return _PRIORS[kind]
 
 
 def changed(name: str, option: Knob) -> Effect:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import FrozenInstanceError, fields
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -151,20 +153,20 @@ def test_learning_needs_no_one_to_enable_gradients(row: tuple[str, str, str]) ->
 def test_rewind_returns_to_birth_exactly_and_twice(row: tuple[str, str, str]) -> None:
     adapter = born(row)
     birth = adapter.dump()
-    first = learn(adapter, range(3))
+    first = learn(adapter, range(2))
     for _ in range(2):
         adapter.rewind()
         assert not difference(birth, adapter.dump())
-        assert all(torch.equal(a, b) for a, b in zip(first, learn(adapter, range(3)), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(first, learn(adapter, range(2)), strict=True))
 
 
 @every_row
 def test_a_dumped_memory_resumes_bit_for_bit_in_another_adapter(row: tuple[str, str, str]) -> None:
     adapter, other = born(row), born(row)
-    learn(adapter, range(3))
-    learn(other, range(20, 22))
+    learn(adapter, range(2))
+    learn(other, range(20, 21))
     other.load(load(save(dict(adapter.dump()))))
-    straight, resumed = learn(adapter, range(3, 6)), learn(other, range(3, 6))
+    straight, resumed = learn(adapter, range(2, 4)), learn(other, range(2, 4))
     assert all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
     assert not difference(adapter.dump(), other.dump())
 
@@ -200,43 +202,38 @@ def test_one_sample_is_a_batch(row: tuple[str, str, str]) -> None:
 
 
 @every_row
-@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
-def test_a_poisoned_batch_changes_nothing(row: tuple[str, str, str], poison: float) -> None:
+def test_a_poisoned_batch_changes_nothing(row: tuple[str, str, str]) -> None:
     adapter = born(row)
-    learn(adapter, range(2))
+    learn(adapter, range(1))
     before = adapter.dump()
-    adapters.step(adapter, torch.full((12, 3, 16, 16), poison))
-    assert not moved(before, adapter.dump())
+    for poison in (torch.nan, torch.inf, -torch.inf):
+        adapters.step(adapter, torch.full((12, 3, 16, 16), poison))
+        assert not moved(before, adapter.dump())
 
 
 @every_row
-@pytest.mark.parametrize("poison", [torch.nan, torch.inf, 1e30])
+@pytest.mark.parametrize("poison", [torch.nan, 1e30])
 def test_learning_goes_on_after_one_poisoned_image(row: tuple[str, str, str], poison: float) -> None:
     adapter = born(row)
-    learn(adapter, range(2))
+    learn(adapter, range(1))
     batch = images(12, seed=60)
     batch[3] = poison
     adapters.step(adapter, batch)
     before = adapter.dump()
     assert finite(before)
-    assert all(torch.isfinite(logits).all() for logits in learn(adapter, range(2, 5)))
+    assert all(torch.isfinite(logits).all() for logits in learn(adapter, range(2, 4)))
     assert finite(adapter.dump())
     assert bool(moved(before, adapter.dump())) is (row[1] not in SAMPLES[row[0]].idle)
 
 
 @every_row
-@pytest.mark.parametrize("batch", ["identical", "black", "white"])
-def test_images_that_are_all_alike_do_no_harm(row: tuple[str, str, str], batch: str) -> None:
+def test_images_that_are_all_alike_do_no_harm(row: tuple[str, str, str]) -> None:
     adapter = born(row)
-    alike = {
-        "identical": images(1).repeat(6, 1, 1, 1),
-        "black": torch.zeros(6, 3, 16, 16),
-        "white": torch.ones(6, 3, 16, 16),
-    }[batch]
-    for _ in range(3):
-        assert torch.isfinite(adapters.step(adapter, alike).logits).all()
-    assert finite(adapter.dump())
-    assert all(torch.isfinite(logits).all() for logits in learn(adapter, range(2)))
+    one = images(1)
+    for alike in (one, one, torch.zeros_like(one), torch.zeros_like(one), torch.ones_like(one)):
+        assert torch.isfinite(adapters.step(adapter, alike.repeat(6, 1, 1, 1)).logits).all()
+        assert finite(adapter.dump())
+    assert all(torch.isfinite(logits).all() for logits in learn(adapter, range(1)))
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -255,31 +252,31 @@ def test_without_a_step_size_the_answer_is_that_of_batch_statistics(name: str, n
 LIVE = [(name, option) for name in METHODS if name in SAMPLES for option in live(name)]
 
 
-@pytest.mark.parametrize(("name", "option"), LIVE, ids=[f"{name}-{option.name}" for name, option in LIVE])
-def test_tuning_an_option_has_its_effect_and_keeps_what_was_learned(name: str, option: Knob) -> None:
-    effect = changed(name, option)
-    tuned_options = options_of(name, {**effect.under, option.name: effect.value})
-    tuned, left = (make(name, effect.under, tiny_cnn()) for _ in range(2))
-    learn(tuned, range(2))
-    learn(left, range(2))
-    before = tuned.dump()
-    tuned.tune(tuned_options)
-    assert not difference(before, tuned.dump())
-    ours, theirs = torch.cat(learn(tuned, range(2, 5))), torch.cat(learn(left, range(2, 5)))
-    if option.name in SAMPLES[name].costs:
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
-    else:
-        assert not torch.equal(ours, theirs) or difference(tuned.dump(), left.dump())
+@cache
+def untuned(name: str, under: tuple[tuple[str, Any], ...]) -> tuple[Memory, Tensor, Memory]:
+    """What was learned from two batches, the answers to the next two, and what was learned then."""
+    adapter = make(name, dict(under), tiny_cnn())
+    learn(adapter, range(2))
+    return adapter.dump(), torch.cat(learn(adapter, range(2, 4))), adapter.dump()
 
 
 @pytest.mark.parametrize(("name", "option"), LIVE, ids=[f"{name}-{option.name}" for name, option in LIVE])
-def test_nothing_made_from_an_option_is_kept_at_birth(name: str, option: Knob) -> None:
+def test_tuning_an_option_has_its_effect_and_is_all_there_is_to_it(name: str, option: Knob) -> None:
     effect = changed(name, option)
+    memory, untuned_answers, untuned_memory = untuned(name, tuple(effect.under.items()))
     wanted = {**effect.under, option.name: effect.value}
     tuned, built = make(name, effect.under, tiny_cnn()), make(name, wanted, tiny_cnn())
+    tuned.load(memory)
+    built.load(memory)
     tuned.tune(options_of(name, wanted))
-    assert all(torch.equal(a, b) for a, b in zip(learn(tuned, range(3)), learn(built, range(3)), strict=True))
-    assert not difference(tuned.dump(), built.dump())
+    assert not difference(memory, tuned.dump())
+    answers = torch.cat(learn(tuned, range(2, 4)))
+    assert torch.equal(answers, torch.cat(learn(built, range(2, 4)))), "a number was kept at birth"
+    assert not difference(tuned.dump(), built.dump()), "a number was kept at birth"
+    if option.name in SAMPLES[name].costs:
+        torch.testing.assert_close(answers, untuned_answers, rtol=0, atol=1e-4)
+    else:
+        assert not torch.equal(answers, untuned_answers) or difference(tuned.dump(), untuned_memory)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -322,9 +319,9 @@ def test_adapters_that_share_a_classifier_do_not_touch_each_other(row: tuple[str
     classifier = NETS[net]()
     one, other = (make(name, SAMPLES[name].variants[variant], classifier) for _ in range(2))
     birth = other.dump()
-    first = learn(one, range(3))
+    first = learn(one, range(2))
     assert not difference(birth, other.dump())
-    assert all(torch.equal(a, b) for a, b in zip(first, learn(other, range(3)), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first, learn(other, range(2)), strict=True))
 
 
 @every_row
