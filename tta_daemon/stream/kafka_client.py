@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import KafkaNetSocket
 
 from tta_daemon.errors import BrokerUnreachable
 from tta_daemon.stream.records import Partition, Position, Record
@@ -57,6 +58,23 @@ class Caller:
                 future.set_exception(error)
 
 
+class DirectSocket(KafkaNetSocket):  # type: ignore[misc]
+    """A connection without a proxy that is closed when it fails: kafka-python leaves it to the garbage collector."""
+
+    SCHEMES = ("direct",)
+
+    async def sock_connect(self, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+        """See kafka-python's `KafkaNetSocket`; its second argument is the socket."""
+        try:
+            return await super().sock_connect(*args, **more)
+        except BaseException:
+            args[1].close()
+            raise
+
+
+DIRECT = "direct://"
+
+
 def opened(kind: Callable[..., T], caller: Caller, client: Mapping[str, Any], timeout_s: float, **settings: Any) -> T:  # noqa: ANN401
     """Make a Kafka client and wait until a broker has answered; BrokerUnreachable if none does."""
     made: list[KafkaNetClient] = []
@@ -67,7 +85,13 @@ def opened(kind: Callable[..., T], caller: Caller, client: Mapping[str, Any], ti
 
     quiet_kafka_logs()
     _knock(client, timeout_s)
-    settings = {**client, **settings, "kafka_client": net, "bootstrap_timeout_ms": int(timeout_s * 1000)}
+    settings = {
+        "proxy_url": DIRECT,
+        **client,
+        **settings,
+        "kafka_client": net,
+        "bootstrap_timeout_ms": int(timeout_s * 1000),
+    }
     try:
         return caller.within(timeout_s + GRACE_S, lambda: kind(**settings))
     except (KafkaError, TimeoutError, OSError) as error:
@@ -121,7 +145,7 @@ def record_of(found: Any) -> Record:  # noqa: ANN401
 
 
 class QuietLogs(logging.Filter):
-    """Lets a client's message through once per `every_s`, and without the traceback of an expected error."""
+    """Lets each message through once per `every_s`, and kafka-python's without the tracebacks of expected errors."""
 
     def __init__(self, every_s: float = 30.0) -> None:
         super().__init__()
@@ -130,7 +154,8 @@ class QuietLogs(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See `logging.Filter`."""
-        record.exc_info = record.exc_text = None
+        if record.name.startswith("kafka"):
+            record.exc_info = record.exc_text = None
         now, what = time.monotonic(), (record.name, str(record.msg))
         if now - self._seen.get(what, -self.every_s) < self.every_s:
             return False

@@ -9,14 +9,18 @@ from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.errors import InvalidProducerEpochError, KafkaError, ProducerFencedError
 
 from tta_daemon.errors import BrokerUnreachable, DeliveryError, Fenced
-from tta_daemon.stream.kafka_client import GRACE_S, Caller, named, opened
+from tta_daemon.stream.kafka_client import GRACE_S, Caller, QuietLogs, named, opened
 from tta_daemon.stream.kafka_source import KafkaSource
 from tta_daemon.stream.records import Message, Partition
 from tta_daemon.stream.source import Source
 
 T = TypeVar("T")
 
+ABORT_S = 2.0
+"""How long an abort may take before a new producer is made, which aborts as well."""
+
 log = logging.getLogger(__name__)
+log.addFilter(QuietLogs())
 
 
 class KafkaSink:
@@ -157,7 +161,7 @@ class KafkaSink:
             return not self._sent
         if self._in_transaction:
             try:
-                self._call(self._producer.abort_transaction, self.connect_timeout_s)
+                self._call(self._producer.abort_transaction, ABORT_S)
             except (KafkaError, TimeoutError) as error:
                 log.info("the transaction could not be aborted, a new producer will: %s", named(error))
                 return False
@@ -175,6 +179,8 @@ class KafkaSink:
         who = source.group_metadata()
         if self._producer is None or who is None:
             raise DeliveryError("no connection to the broker")
+        if wanted and (who.generation_id < 0 or not who.member_id):  # a broker takes offsets from nobody without a question
+            raise DeliveryError("not a member of the group at the moment")
         self.flush(timeout_s)
         with _mapped("the transaction failed"):
             self._begin()

@@ -18,7 +18,7 @@ from kafka.errors import (
 )
 
 from tta_daemon.errors import BrokerUnreachable, Fenced, TtaError
-from tta_daemon.stream.kafka_client import GRACE_S, Caller, abandon, named, opened, record_of
+from tta_daemon.stream.kafka_client import GRACE_S, Caller, QuietLogs, abandon, named, opened, record_of
 from tta_daemon.stream.membership import Membership
 from tta_daemon.stream.records import Partition, Record
 from tta_daemon.stream.source import Changes
@@ -29,6 +29,7 @@ MOVED_ON = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError,
 """The group's ways of saying that our partitions are not ours any more."""
 
 log = logging.getLogger(__name__)
+log.addFilter(QuietLogs())
 
 
 class KafkaSource:
@@ -143,9 +144,7 @@ class KafkaSource:
 
     def assignment(self) -> frozenset[Partition]:
         """See `Source`."""
-        if self._consumer is None:
-            return frozenset()
-        return frozenset(Partition(*partition) for partition in self._consumer.assignment() or ())
+        return self.membership.owned if self._consumer is not None else frozenset()
 
     def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         """See `Source`; BrokerUnreachable if the group's coordinator does not answer."""

@@ -9,10 +9,11 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from tta_daemon.errors import BrokerUnreachable
-from tta_daemon.stream.kafka_client import GRACE_S, Caller, abandon, named, opened, record_of
+from tta_daemon.stream.kafka_client import GRACE_S, Caller, QuietLogs, abandon, named, opened, record_of
 from tta_daemon.stream.records import Partition, Record
 
 log = logging.getLogger(__name__)
+log.addFilter(QuietLogs())
 
 
 class KafkaTail:

@@ -22,7 +22,8 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         self.era = 0  # counts the moments at which partitions were taken from us
         self.announced = False  # a rebalance is due at the next poll
         self._lock = Lock()
-        self._owned: frozenset[Partition] = frozenset()
+        self._kept: Any = None
+        self.owned: frozenset[Partition] = frozenset()  # while a rebalance goes on, nothing
         self._assigned: set[Partition] = set()
         self._revoked: set[Partition] = set()
         self._lost: set[Partition] = set()
@@ -38,18 +39,36 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         return bool(self._lost or self._revoked)
 
     def watch(self, coordinator: Any) -> None:  # noqa: ANN401
-        """Put `may_rejoin` before the client's own decision to rejoin."""
-        due = coordinator.need_rejoin
-        coordinator.need_rejoin = lambda: bool(due()) and self.may_rejoin(lost=coordinator._generation.is_lost())  # noqa: SLF001
+        """Stand between the client and its group: there is no public way to be asked before a rebalance.
+
+        It also keeps what a join has brought until a poll takes it. kafka-python 3.0.12 forgets a join that ends
+        between two polls and starts another, which is a rebalance for everybody: two members can go on like that
+        for ever. A kept join may be old; then the group refuses its generation, as it does any other's.
+        """
+        due, join = coordinator.need_rejoin, coordinator._do_join_and_sync_async  # noqa: SLF001
+
+        def need_rejoin() -> bool:
+            return bool(due()) and self.may_rejoin(lost=coordinator._generation.is_lost())  # noqa: SLF001
+
+        async def kept_join() -> Any:  # noqa: ANN401
+            kept, self._kept = self._kept, None
+            if kept is None or kept[0] != coordinator._generation:  # noqa: SLF001
+                assignment = await join()
+                kept = coordinator._generation, assignment  # noqa: SLF001
+            self._kept = kept
+            return kept[1]
+
+        coordinator.need_rejoin = need_rejoin
+        coordinator._do_join_and_sync_async = kept_join  # noqa: SLF001
 
     def may_rejoin(self, *, lost: bool) -> bool:
         """Whether the client may give up its partitions now."""
         with self._lock:
-            if lost or not self._owned:
+            if lost or not self.owned:
                 return True
             if not self.announced:
                 self.announced = True
-                self._revoked |= self._owned
+                self._revoked |= self.owned
             return not self._revoked
 
     def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
@@ -66,14 +85,15 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
     def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
         """These partitions are ours now."""
         with self._lock:
-            self._owned = frozenset(Partition(*partition) for partition in assigned)
-            self._assigned = set(self._owned)
+            self.owned = frozenset(Partition(*partition) for partition in assigned)
+            self._assigned = set(self.owned)
             self.announced = False
+            self._kept = None
 
     def lose_all(self) -> None:
         """Give up everything without the group's help, because the client is renewed."""
         with self._lock:
-            self._give_up(set(self._owned), told=False)
+            self._give_up(set(self.owned), told=False)
 
     def take(self) -> tuple[frozenset[Partition], frozenset[Partition], frozenset[Partition]]:
         """What was assigned, revoked and lost since the last call."""
@@ -83,11 +103,12 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
             return taken
 
     def _give_up(self, gone: set[Partition], *, told: bool) -> None:
+        self._kept = None
         if gone:
             self.era += 1
             if not told:
                 self._lost |= gone
                 self._revoked -= gone
         self._assigned -= gone
-        self._owned = frozenset()
+        self.owned = frozenset()
         self.announced = False
