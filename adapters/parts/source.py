@@ -1,5 +1,7 @@
 """The source network: what it would answer, and the ways back to its weights."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,7 @@ def restore_at_random(network: Network, rate: float, dice: Dice) -> float:
     exactly ``rate``, and independent of the others, at a cost in proportion to what is restored.
 
     Returns:
-        The share of elements restored.
+        The share of elements restored, as expected from the number of draws.
     """
     values, source = network.learns.values, network.source.values
     if rate <= 0.0:
@@ -39,11 +41,11 @@ def restore_at_random(network: Network, rate: float, dice: Dice) -> float:
         values.copy_(source)
         return 1.0
     n = values.numel()
-    expected = torch.tensor(-n * float(torch.log1p(torch.tensor(-rate, dtype=torch.float64))), device=values.device)
+    expected = torch.tensor(-n * math.log1p(-rate), device=values.device)
     draws = int(torch.poisson(expected, generator=dice.generator))
     picked = torch.randint(n, (draws,), generator=dice.generator, device=values.device)
     values.index_copy_(0, picked, source.index_select(0, picked))
-    return draws / n
+    return -math.expm1(-draws / n)
 
 
 @torch.no_grad()

@@ -99,6 +99,12 @@ def test_a_teacher_of_momentum_one_stands_still_and_a_rate_of_one_restores_all()
     assert outcome.signals["restored_ratio"] == 1.0
 
 
+def test_the_restored_share_is_the_rate() -> None:
+    for rate in (0.01, 0.9):
+        adapter = adapters.build("cotta", tiny_cnn(), CottaOptions(views=1, restore_rate=rate))
+        assert adapters.step(adapter, images(8)).signals["restored_ratio"] == pytest.approx(rate, rel=0.1)
+
+
 def test_cotta_restores_after_the_teacher_has_followed() -> None:
     adapter = adapters.build("cotta", tiny_cnn(), CottaOptions(views=1, teacher_momentum=0.5, restore_rate=1.0))
     assert isinstance(adapter, Cotta)
