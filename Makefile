@@ -17,7 +17,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/tta-daemon demo --chart demo-output/demo.png --json demo-output/demo.json
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
