@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,11 +56,11 @@ class MetaGraft(nn.Module):
         return kept + functional.relu(self.adds(self.conv(before)))
 
 
-def recomputed(module: nn.Module, *given: Tensor) -> Tensor:
+def recomputed(module: nn.Module, *given: Tensor, **named: Any) -> Tensor:  # noqa: ANN401 - whatever the module takes
     """What ``module`` gives, of which only ``given`` is kept; the backward pass computes the rest again."""
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in (*given, *module.parameters())):
-        return cast("Tensor", module(*given))
-    return cast("Tensor", checkpoint(module, *given, use_reentrant=False, preserve_rng_state=False))
+        return cast("Tensor", module(*given, **named))
+    return cast("Tensor", checkpoint(module, *given, use_reentrant=False, preserve_rng_state=False, **named))
 
 
 class Recomputed(nn.Module):
@@ -70,9 +70,9 @@ class Recomputed(nn.Module):
         super().__init__()
         self.block = block
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, **named: Any) -> Tensor:  # noqa: ANN401 - whatever the block takes
         """What the block gives."""
-        return recomputed(self.block, x)
+        return recomputed(self.block, x, **named)
 
 
 Trail = list[tuple[Tensor, Tensor]]

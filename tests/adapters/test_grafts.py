@@ -14,7 +14,7 @@ from adapters.ecotta import Ecotta, EcottaOptions, EcottaPrior
 from adapters.norm_only import NormOnlyOptions
 from adapters.parts.dice import Dice
 from adapters.parts.dual_rank import DualRank, balanced, grow
-from adapters.parts.grafts import MetaGraft
+from adapters.parts.grafts import MetaGraft, Recomputed
 from adapters.parts.network import Network
 from adapters.parts.surgery import Part, attention_or_convolutions, divide, parts_of, residual_blocks
 from adapters.vida import Vida, VidaOptions, VidaPrior
@@ -135,6 +135,18 @@ def test_recomputing_changes_no_gradient() -> None:
     for seed in range(3):
         one, other = (adapters.step(adapter, images(8, seed=seed)).logits for adapter in (kept, recomputed))
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+def test_a_block_that_takes_more_than_images_can_be_recomputed() -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor, by: float = 1.0) -> Tensor:
+            return (x * by).relu()
+
+    x = torch.randn(3, requires_grad=True)
+    block = Recomputed(Scaled())
+    assert torch.equal(block(x, by=2.0), (2 * x).relu())
+    block(x, by=2.0).sum().backward()
+    assert torch.equal(x.grad, 2.0 * (x > 0))
 
 
 def test_recomputing_keeps_less_than_half() -> None:
