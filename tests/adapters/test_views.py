@@ -9,8 +9,9 @@ import torch
 from nets import images
 from torch import Tensor
 
+from adapters.parts.colors import shift_hue
 from adapters.parts.dice import Dice
-from adapters.parts.views import Viewpoint, draw, seen_from, shift_hue, view, views
+from adapters.parts.views import Viewpoint, draw, seen_from, view, views
 
 CPU = torch.device("cpu")
 
