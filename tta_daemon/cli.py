@@ -130,7 +130,8 @@ def demo(
     from tta_daemon.offline.demo import run as run_demo  # noqa: PLC0415 - torch comes with it
 
     with refusals():
-        run_demo(summary=summary, chart=chart, quick=quick, seed=seed)
+        code = run_demo(summary=summary, chart=chart, quick=quick, seed=seed)
+    raise typer.Exit(code)
 
 
 @app.command()
