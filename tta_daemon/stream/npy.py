@@ -2,6 +2,7 @@
 
 import io
 import math
+from threading import Lock
 from typing import cast
 
 import numpy as np
@@ -14,6 +15,9 @@ from tta_daemon.stream.records import Images
 LONGEST_HEADER = 4096
 CHANNELS = 3
 
+ONE_AT_A_TIME = Lock()
+"""Headers are Python literals, and CPython before 3.13 now and then fails on one that two threads parse at once."""
+
 
 def images(value: bytes, max_images: int, max_pixels: int) -> Images:
     """uint8 N x H x W x C or H x W x C, or float32 N x C x H x W, as N x 3 x H x W."""
@@ -21,7 +25,8 @@ def images(value: bytes, max_images: int, max_pixels: int) -> Images:
     try:
         version = npy_format.read_magic(file)
         read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-        shape, fortran, dtype = read(file, max_header_size=LONGEST_HEADER)
+        with ONE_AT_A_TIME:
+            shape, fortran, dtype = read(file, max_header_size=LONGEST_HEADER)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, EOFError) as error:
         raise RecordRejected(Reason.UNDECODABLE, f"npy: {error}") from error
     if dtype.hasobject:
