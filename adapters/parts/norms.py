@@ -204,10 +204,12 @@ def proposals(network: nn.Module) -> Proposals:
 @torch.no_grad()
 def keep(proposed: Proposals) -> None:
     """Accept proposed statistics: all of them, or none where one is not finite."""
-    sound = [torch.isfinite(mean.sum() + var.sum()) for _, mean, var in proposed]
+    if not proposed:
+        return
+    sound = torch.isfinite(torch.stack([mean.sum() + var.sum() for _, mean, var in proposed])).all()
     for norm, mean, var in proposed:
-        norm.mean.copy_(torch.where(torch.stack(sound).all(), mean, norm.mean))
-        norm.var.copy_(torch.where(torch.stack(sound).all(), var, norm.var))
+        norm.mean.copy_(torch.where(sound, mean, norm.mean))
+        norm.var.copy_(torch.where(sound, var, norm.var))
 
 
 def _propose(norm: StreamNorm, x: Tensor, momentum: float) -> None:

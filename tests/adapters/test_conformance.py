@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import FrozenInstanceError, fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,11 +21,11 @@ NETS: Mapping[str, Callable[[], Classifier]] = {"cnn": tiny_cnn, "vit": tiny_vit
 ROWS = [
     (name, variant, net)
     for name in METHODS
-    for variant in (SAMPLES[name].variants if name in SAMPLES else ())
+    for number, variant in enumerate(SAMPLES[name].variants if name in SAMPLES else ())
     for net, network in NETS.items()
-    if not adapters.unmet(name, network(), SAMPLES[name].prior)
+    if (net == "cnn" or number == 0) and not adapters.unmet(name, network(), SAMPLES[name].prior)
 ]
-"""Method, variant of its options, network: what the whole suite runs."""
+"""Method, variant of its options, network: what the whole suite runs; the transformer, each method's first variant."""
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=["-".join(row) for row in ROWS])
 
@@ -57,6 +58,12 @@ def finite(memory: Memory) -> bool:
 def test_every_method_has_a_sample() -> None:
     assert list(SAMPLES) == list(METHODS)
     assert {name for name, _, _ in ROWS} == set(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_row_in_the_documentation(name: str) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
+    assert f"\n| `{name}` |" in page.read_text(encoding="utf-8")
 
 
 @every_row
