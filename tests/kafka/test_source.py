@@ -7,8 +7,9 @@ from kafka import KafkaProducer
 
 from tta_daemon.errors import BrokerUnreachable
 from tta_daemon.offline.broker import free_port
+from tta_daemon.stream.kafka_sink import KafkaSink
 from tta_daemon.stream.kafka_source import KafkaSource
-from tta_daemon.stream.records import Partition
+from tta_daemon.stream.records import Message, Partition
 
 pytestmark = pytest.mark.kafka
 
@@ -183,6 +184,38 @@ def test_a_renewed_client_goes_on(broker, produce, open_source, until):
     assert source.changes().lost == {Partition(topic, 0)}
     assert [r.value for r in read(source, 4, until)] == numbers(6)[2:]
     assert source.renewals == 1
+
+
+def test_a_client_that_fetches_nothing_is_noticed_and_replaced(broker, produce, open_source, until):
+    topic = broker.topic()
+    produce(topic, numbers(3))
+    source = open_source(topic, broker.name("g"), instance="one", stuck_after_s=1.0)
+    read(source, 3, until)
+    source.commit({Partition(topic, 0): 3})
+    deaf = source._consumer
+    deaf._fetcher.fetch_records = lambda *_, **__: ({}, True)
+    produce(topic, numbers(5)[3:])
+    assert [record.value for record in read(source, 2, until)] == numbers(5)[3:]
+    assert source.renewals == 1
+    assert source._consumer is not deaf
+
+
+def test_an_idle_topic_is_not_taken_for_a_stuck_client(broker, open_source, until):
+    topic = broker.topic()
+    sink = KafkaSink(broker.client, transactional_id=broker.name("t"))
+    for n in range(3):  # a transaction's marker takes an offset that no record will come for
+        sink.send(Message(topic, None, b"%d" % n))
+    source = open_source(topic, broker.name("g"), instance="one", stuck_after_s=0.2)
+    sink.settle(source, {}, 10)
+    sink.close()
+    read(source, 3, until)
+    until(lambda: source.poll(0.1, 10) or source.lag() == {Partition(topic, 0): 0})
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:
+        assert source.poll(0.1, 10) == []
+    source.pause(source.assignment())
+    assert not source.stuck(time.monotonic() + 100)
+    assert source.renewals == 0
 
 
 def test_no_broker_is_said_in_time():

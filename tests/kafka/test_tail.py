@@ -5,7 +5,12 @@ import time
 import pytest
 from kafka import KafkaProducer
 
+from tta_daemon.errors import Reason, RecordRejected
+from tta_daemon.stream.dead_letters import DeadLetters
+from tta_daemon.stream.kafka_sink import KafkaSink
 from tta_daemon.stream.kafka_tail import KafkaTail
+from tta_daemon.stream.records import Partition, Position, Record
+from tta_daemon.stream.resubmission import letters
 
 pytestmark = pytest.mark.kafka
 
@@ -60,3 +65,15 @@ def test_it_goes_on_where_it_was_with_a_new_client(broker, produce, until):
     until(lambda: found.extend(tail.poll(0.2, 10)) or len(found) > 1)
     assert [record.value for record in found] == [b"1", b"2"]
     tail.close()
+
+
+def test_dead_letters_are_read_back(broker):
+    topic, sink = broker.topic(2, what="dead"), KafkaSink(broker.client)
+    fault = RecordRejected(Reason.EMPTY_VALUE, "the record has no value")
+    for n in range(5):
+        sink.send(DeadLetters(topic).letter(Record(Position(Partition("images", 0), n), None, None), fault))
+    sink.flush(10)
+    sink.close()
+    found = sorted(letters(broker.client, topic), key=lambda letter: letter.origin.offset)
+    assert [letter.origin.offset for letter in found] == list(range(5))
+    assert {letter.reason for letter in found} == {"empty_value"}

@@ -57,8 +57,8 @@ class Broker:
             time.sleep(0.02)
         return self
 
-    def stop(self, timeout_s: float = 10.0) -> None:
-        """Stop the process; it saves its data first."""
+    def stop(self, timeout_s: float = 60.0) -> None:
+        """Stop the process; it saves all of its data first, which takes a while if there is much."""
         if self._process is not None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

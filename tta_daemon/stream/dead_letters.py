@@ -6,6 +6,7 @@ from tta_daemon.errors import RecordRejected, TooManyRejected
 from tta_daemon.stream.records import Headers, Message, Record
 
 PREFIX = "tta.dlq."
+CONNECT_PREFIX = "__connect.errors."
 ATTEMPT = f"{PREFIX}attempt"
 OMITTED = f"{PREFIX}omitted"
 """Only on a letter that was too large: the size of the record, of which the value at least was left out."""
@@ -54,7 +55,7 @@ class DeadLetters:
                 "exception.class.name": fault.reason.value,
                 "exception.message": message,
             }
-            headers |= {f"__connect.errors.{name}": value for name, value in theirs.items()}
+            headers |= {f"{CONNECT_PREFIX}{name}": value for name, value in theirs.items()}
         untouched: Headers = tuple(
             (name, value) for name, value in record.headers if not (name.startswith(PREFIX) or name in headers)
         )

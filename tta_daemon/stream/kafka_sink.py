@@ -179,7 +179,7 @@ class KafkaSink:
         who = source.group_metadata()
         if self._producer is None or who is None:
             raise DeliveryError("no connection to the broker")
-        if wanted and (who.generation_id < 0 or not who.member_id):  # a broker takes offsets from nobody without a question
+        if wanted and (who.generation_id < 0 or not who.member_id):  # offsets of no member are taken unfenced
             raise DeliveryError("not a member of the group at the moment")
         self.flush(timeout_s)
         with _mapped("the transaction failed"):

@@ -194,11 +194,23 @@ class KafkaSource:
         return lag
 
     def stuck(self, now: float) -> bool:
-        """Whether records have waited for a long time (on partitions that are not paused) and none came."""
-        waiting = any(lag for partition, lag in self.lag().items() if partition not in self._paused)
-        if not waiting:
-            self._moved_at = max(self._moved_at, now - self.stuck_after_s / 2)
-        return waiting and now - self._moved_at > self.stuck_after_s
+        """Whether records have waited for a long time (on partitions that are not paused) and none came.
+
+        Asks the broker where the log ends: a client that fetches nothing does not know that it is behind.
+        """
+        if self._consumer is None or now - self._moved_at < self.stuck_after_s:
+            return False
+        self._moved_at = now
+        watched = [TopicPartition(*partition) for partition in self.assignment() - self._paused]
+        try:
+            ends = self._call(lambda: self._consumer.end_offsets(watched, timeout_ms=self.call_timeout_s * 1000))
+        except (KafkaError, TimeoutError):  # the broker is away: that is not the client's fault
+            return False
+        states = self._consumer._subscription.assignment  # noqa: SLF001
+        return any(
+            (state := states.get(place)) is not None and (state.position is None or state.position.offset < end)
+            for place, end in ends.items()
+        )
 
     def renew(self) -> None:
         """Replace the client, as often as the backoff allows; what was ours is reported as lost."""
