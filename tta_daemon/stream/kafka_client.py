@@ -95,8 +95,11 @@ def opened(kind: Callable[..., T], caller: Caller, client: Mapping[str, Any], ti
     try:
         return caller.within(timeout_s + GRACE_S, lambda: kind(**settings))
     except (KafkaError, TimeoutError, OSError) as error:
+        refusals = [refusal for half_open in made for refusal in half_open._manager._auth_failures.values()]  # noqa: SLF001
         for half_open in made:  # a client whose constructor fails leaves its network thread behind
             abandon(half_open)
+        if refusals:
+            raise BrokerUnreachable(f"kafka.security: the broker refuses us ({named(refusals[0])})") from error
         raise _unreachable(client, timeout_s, error) from error
 
 

@@ -121,7 +121,7 @@ class KafkaSink:
             return
         with contextlib.suppress(KafkaError, TimeoutError):
             if self._in_transaction and not self._undecided:
-                self._call(self._producer.abort_transaction, 1.0)
+                self._ask(lambda manager: manager.begin_abort(), ABORT_S)
             self._call(lambda: self._producer.close(timeout=GRACE_S), GRACE_S)
         self._drop()
 
@@ -161,7 +161,7 @@ class KafkaSink:
             return not self._sent
         if self._in_transaction:
             try:
-                self._call(self._producer.abort_transaction, ABORT_S)
+                self._ask(lambda manager: manager.begin_abort(), ABORT_S)
             except (KafkaError, TimeoutError) as error:
                 log.info("the transaction could not be aborted, a new producer will: %s", named(error))
                 return False
@@ -185,10 +185,17 @@ class KafkaSink:
         with _mapped("the transaction failed"):
             self._begin()
             if wanted:
-                self._call(lambda: self._producer.send_offsets_to_transaction(wanted, who), timeout_s)
+                self._ask(lambda manager: manager.send_offsets_to_transaction(wanted, who), timeout_s)
             self._undecided = True
-            self._call(self._producer.commit_transaction, timeout_s)
+            self._ask(lambda manager: manager.begin_commit(), timeout_s)
         self._forget()
+
+    def _ask(self, begin: Callable[[Any], Any], timeout_s: float) -> None:
+        """Ask the transaction's coordinator for something, as the producer's own methods do, but wait only so long."""
+        asked = begin(self._producer._transaction_manager)  # noqa: SLF001
+        self._producer._sender.wakeup()  # noqa: SLF001
+        if not asked.wait(timeout_ms=timeout_s * 1000):
+            raise TimeoutError(f"no answer within {timeout_s:g} s")
 
     def _call(self, call: Callable[[], T], timeout_s: float) -> T:
         return self._caller.within(timeout_s + 1.0, call)
