@@ -10,6 +10,7 @@ from nets import images
 from torch import nn
 
 from tta_daemon.assemble import labels_of
+from tta_daemon.control.checkpoint import Checkpoint
 from tta_daemon.control.config import Config
 from tta_daemon.control.web.board import Board
 from tta_daemon.daemon import Daemon, World
@@ -57,7 +58,7 @@ def config(folder: Path | None = None, **sections: dict[str, object]) -> Config:
 class Memory:
     """A daemon on a log in memory: send records, run it dry, look at what came out."""
 
-    def __init__(self, config: Config, log: MemoryLog | None = None) -> None:
+    def __init__(self, config: Config, log: MemoryLog | None = None, checkpoint: Checkpoint | None = None) -> None:
         self.log = log or MemoryLog({"images": 1, "answers": 1, "labels": 1, "images-dlq": 1})
         self.config = config
         self.metrics = Metrics()
@@ -68,7 +69,9 @@ class Memory:
             kafka = config.kafka
             sink = MemorySink(self.log, exactly_once=kafka.delivery == "exactly_once")
             labels = labels_of(config, deployed, MemoryTail(self.log, "labels"), self.metrics)
-            return World(MemorySource(self.log, ["images"], kafka.group_id), sink, labels)
+            if checkpoint is not None and checkpoint.with_answers:
+                checkpoint.sink = sink
+            return World(MemorySource(self.log, ["images"], kafka.group_id), sink, labels, checkpoint)
 
         self.daemon = Daemon(config, deployed, connect, learner, self.metrics, Board())
 

@@ -4,12 +4,15 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from tta_daemon.control import logs
+from tta_daemon.control.checkpoint_file import FileCheckpoint
+from tta_daemon.control.checkpoint_kafka import KafkaCheckpoint
 from tta_daemon.control.config import Config, Reach, changes
 from tta_daemon.control.reload import Prepared, Reloader, Verdict
 from tta_daemon.control.web.board import Board
@@ -17,10 +20,12 @@ from tta_daemon.control.web.server import Server
 from tta_daemon.daemon import Daemon, World, decoder_of
 from tta_daemon.learner import Learner, newborn
 from tta_daemon.model.load import Deployed, load
+from tta_daemon.stream import kafka_changelog
 from tta_daemon.stream.connection import connection
 from tta_daemon.stream.kafka_sink import KafkaSink
 from tta_daemon.stream.kafka_source import KafkaSource
 from tta_daemon.stream.kafka_tail import KafkaTail
+from tta_daemon.stream.sink import Sink
 from tta_daemon.stream.source import Tail
 from tta_daemon.watch.accuracy import Accuracy, LabelJoin
 from tta_daemon.watch.labels import Labels
@@ -38,28 +43,36 @@ class Running(NamedTuple):
 
 
 @contextmanager
-def assemble(config: Config, path: Path) -> Iterator[Running]:
+def assemble(config: Config, path: Path, *, fresh_state: bool = False) -> Iterator[Running]:
     """A daemon on Kafka, served by HTTP and reconfigured from ``path`` for as long as the block lasts.
+
+    With ``fresh_state`` it sets saved states aside and begins anew.
 
     Raises:
         ConfigError: a setting does not fit the world: the model's files, the port, a secret's file.
+        CheckpointError: no state can be saved in the folder.
     """
     threads = torch.get_num_threads()
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
     metrics, board = Metrics(process=True), Board()
-    server = Server(config.http, board, metrics.registry)
-    server.start()
-    reloader = None
-    try:
+    with ExitStack() as ending:
+        server = Server(config.http, board, metrics.registry)
+        server.start()
+        ending.callback(server.stop)
         deployed = load(config.model)
         metrics.model(deployed.name, deployed.digest, config.adapt.method, config.model.device)
         metrics.configured(config.digest)
         client = connection(config.kafka)
         learner = Learner(deployed, config.adapt, config.watch.sample)
+        folder = ending.enter_context(closing(folder_of(config))) if config.checkpoint.kind == "file" else None
 
         def connect() -> World:
-            return on_kafka(config, client, deployed, metrics)
+            if config.state_topic:
+                kafka_changelog.ensure(client, config.state_topic)
+            world = on_kafka(config, client, deployed, metrics)
+            changelog = changelog_of(config, client, world.sink, lambda: daemon.stopping)
+            return replace(world, checkpoint=changelog if config.state_topic else folder)
 
         def taken(new: Config) -> None:
             server.tune(new.http)
@@ -74,13 +87,12 @@ def assemble(config: Config, path: Path) -> Iterator[Running]:
                 metrics.reloaded(verdict.result)
 
         reloader = Reloader(path, os.environ, prepare, in_force, told)
-        daemon = Daemon(config, deployed, connect, learner, metrics, board, slot=reloader.slot, taken=taken)
+        daemon = Daemon(
+            config, deployed, connect, learner, metrics, board, slot=reloader.slot, taken=taken, fresh_state=fresh_state
+        )
         reloader.start()
+        ending.callback(reloader.stop)
         yield Running(daemon, reloader)
-    finally:
-        if reloader is not None:
-            reloader.stop()
-        server.stop()
 
 
 def prepare(old: Config, new: Config, deployed: Deployed) -> Prepared:
@@ -119,6 +131,18 @@ def on_kafka(config: Config, client: dict[str, object], deployed: Deployed, metr
     since_s = time.time() - config.watch.label_wait_s
     tail = KafkaTail(client, kafka.labels_topic, since_s=since_s, settings=patience) if kafka.labels_topic else None
     return World(source, sink, labels_of(config, deployed, tail, metrics))
+
+
+def folder_of(config: Config) -> FileCheckpoint:
+    """The folder of saved states. Raises CheckpointError where none can be saved there."""
+    return FileCheckpoint(config.checkpoint.folder or Path(), config.checkpoint.keep)
+
+
+def changelog_of(config: Config, client: dict[str, object], sink: Sink, stopped: Callable[[], bool]) -> KafkaCheckpoint:
+    """The topic of saved states; reading it ends early once ``stopped``."""
+    topic = config.state_topic
+    owner = config.kafka.group_instance_id if config.streams.by == "none" else ""
+    return KafkaCheckpoint(sink, topic, lambda: kafka_changelog.read_all(client, topic, stopped=stopped), owner)
 
 
 def labels_of(config: Config, deployed: Deployed, tail: Tail | None, metrics: Metrics) -> Labels:

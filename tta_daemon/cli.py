@@ -67,6 +67,10 @@ def options(
 @app.command()
 def run(
     config: Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration, a TOML file.")],
+    *,
+    fresh_state: Annotated[
+        bool, typer.Option("--fresh-state", help="Set saved states aside, and begin with the model as deployed.")
+    ] = False,
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C, which drain it; a second one ends it at once.
 
@@ -81,7 +85,7 @@ def run(
         from tta_daemon.control import logs  # noqa: PLC0415
 
         logs.configure(settings.log)
-        with assemble(settings, config) as (daemon, reloader):
+        with assemble(settings, config, fresh_state=fresh_state) as (daemon, reloader):
             stop.daemon = daemon
             signal.signal(signal.SIGHUP, lambda *_: reloader.ask())
             _run(daemon)

@@ -7,16 +7,18 @@ call closed was answered or buried; only offsets behind which everything is clos
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import chain, repeat
+from dataclasses import dataclass, replace
+from itertools import chain, compress, repeat
 from threading import Event
 
 import structlog
 import torch
 
 from tta_daemon.answers import About, answers, predictions
+from tta_daemon.control.checkpoint import Checkpoint
 from tta_daemon.control.config import Config
 from tta_daemon.control.reload import Slot
+from tta_daemon.control.scribe import Scribe
 from tta_daemon.control.web.board import Board
 from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected
 from tta_daemon.learner import Learner
@@ -25,7 +27,8 @@ from tta_daemon.stream.batching import Batcher
 from tta_daemon.stream.dead_letters import DeadLetters, RejectRatio
 from tta_daemon.stream.decode import Bounds, Decoder
 from tta_daemon.stream.ledger import Ledger
-from tta_daemon.stream.records import Batch
+from tta_daemon.stream.progress import Progress
+from tta_daemon.stream.records import Batch, Partition
 from tta_daemon.stream.sink import Sink
 from tta_daemon.stream.source import Source
 from tta_daemon.watch.labels import Labels
@@ -50,6 +53,7 @@ class World:
     source: Source
     sink: Sink
     labels: Labels
+    checkpoint: Checkpoint | None = None
 
 
 class Daemon:
@@ -66,6 +70,7 @@ class Daemon:
         *,
         slot: Slot | None = None,
         taken: Callable[[Config], None] = lambda _: None,
+        fresh_state: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
@@ -76,12 +81,17 @@ class Daemon:
         self.board = board
         self.slot = slot or Slot()
         self.taken = taken
+        self.fresh_state = fresh_state
         self.clock = clock
         self.decoder = decoder_of(config)
         self.batcher = Batcher(config.batch.size, config.batch.patience_s)
         self.ledger = Ledger()
+        self.progress = Progress(relearn_most=config.checkpoint.relearn_most)
+        self.scribe = Scribe(None, config.checkpoint.every_s, metrics, clock)
         self.dead_letters = DeadLetters(config.kafka.dead_letters, connect_headers=config.kafka.connect_headers)
         self.reject_ratio = RejectRatio(config.limits.reject_ratio, config.limits.reject_window)
+        self._begun: set[Partition] = set()
+        self._arriving: set[Partition] = set()
         self._stopping = Event()
         self._settings = config.masked()
         self._settled_at = self._reported_at = clock()
@@ -110,16 +120,37 @@ class Daemon:
                 self._stopping.wait(pause_s)
             else:
                 self.source, self.sink, self.labels = world.source, world.sink, world.labels
+                self.scribe.checkpoint = world.checkpoint
+                self.resume()
                 self._settled_at = self.clock()
                 self.board.announce()
-                return True
+                return not self.stopping
         return False
+
+    def resume(self) -> None:
+        """Go on from the newest saved state, if there is one, and from the records that it has not learned yet."""
+        checkpoint = self.scribe.checkpoint
+        if checkpoint is None:
+            return
+        if self.fresh_state:
+            log.info("saved states are set aside", states=checkpoint.set_aside(""))
+        elif (snapshot := checkpoint.latest("")) is not None:
+            self.learner.resume(snapshot)
+            self.progress = Progress(snapshot.learned, self.config.checkpoint.relearn_most)
+            self.scribe.resumed(snapshot)
+            log.info("state resumed", partitions=len(snapshot.learned), **snapshot.about)
 
     def disconnect(self) -> None:
         """Close what `connect` opened, as far as it came."""
+        self.scribe.close(self.config.settle.timeout_s)
         for end in ("source", "sink", "labels"):
             if (opened := getattr(self, end, None)) is not None:
                 opened.close()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether somebody asked to."""
+        return self._stopping.is_set()
 
     def stop(self) -> None:
         """Ask the loop to drain and end. Safe to call from a signal handler."""
@@ -146,6 +177,9 @@ class Daemon:
         self.deployed = ready.deployed or self.deployed
         self.decoder = ready.decoder or self.decoder
         self.learner.take(self.deployed, config.adapt, config.watch.sample, ready.adapter)
+        self.scribe.every_s = config.checkpoint.every_s
+        if ready.adapter is not None:
+            self.scribe.departed()
         self.batcher.size, self.batcher.patience_s = config.batch.size, config.batch.patience_s
         self.reject_ratio.tune(config.limits.reject_ratio, config.limits.reject_window)
         self.labels.tune(config.watch, self.deployed.labels)
@@ -156,36 +190,43 @@ class Daemon:
         log.info("configuration taken", digest=config.digest, **{c.path: f"{c.old} -> {c.new}" for c in ready.changes})
 
     def admit(self) -> None:
-        """Read records; let the good ones wait for their batch, bury the others."""
-        records = self.source.poll(self._patience_s(), self._room())
+        """Read records; let the good ones wait for their batch, bury the others. What was answered stays answered."""
+        polled = self.source.poll(self._patience_s(), self._room())
+        records = [record for record in polled if record.position.partition in self._begun]
         for record in records:
-            self.ledger.opened(record.position, record.size_bytes)
+            if self.progress.answers(record.position):
+                self.ledger.opened(record.position, record.size_bytes)
         self.metrics.consumed(records)
         with self.metrics.timed("decode"):
             decoded = self.decoder.decode_all(records)
         for record, sample in zip(records, decoded, strict=True):
-            if isinstance(sample, RecordRejected):
+            if not isinstance(sample, RecordRejected):
+                self.batcher.add(replace(sample, learned=not self.progress.learns(record.position)), self.clock())
+            elif self.progress.answers(record.position):
                 self.sink.send(self.dead_letters.letter(record, sample))
                 self.ledger.closed(record.position)
                 self.metrics.rejected(sample.reason)
-            else:
-                self.batcher.add(sample, self.clock())
             self.reject_ratio.saw(rejected=isinstance(sample, RecordRejected))
 
     def answer(self, batch: Batch) -> None:
         """The answer does not wait for learning: ask, send, close, then learn."""
-        lag_s = max(0.0, time.time() - min(record.timestamp_s for record in batch.records))
-        answered = self.learner.answer(torch.from_numpy(batch.images()), lag_s)
+        unanswered = [self.progress.answers(record.position) for record in batch.records]
+        lag_s = max(0.0, time.time() - min(record.timestamp_s for record in batch.records)) if all(unanswered) else 0.0
+        answered = self.learner.answer(torch.from_numpy(batch.images()), lag_s, learned=batch.learned)
         said = predictions(answered.logits, self.deployed.labels)
         about = About(self.deployed.name, self.learner.method, self.learner.step)
-        for sample, reply in zip(batch.samples, answers(batch, said, answered.source, about), strict=True):
+        replies = zip(batch.samples, answers(batch, said, answered.source, about), strict=True)
+        for sample, reply in compress(replies, unanswered):
             self.sink.send(reply.message(self.config.kafka.output_topic, sample.record))
             self.ledger.closed(sample.record.position)
             self.labels.answered(reply, self.clock())
-        self.metrics.answered(batch, answered)
+        if any(unanswered):
+            self.metrics.answered(replace(batch, samples=tuple(compress(batch.samples, unanswered))), answered)
+        self.metrics.relearned(unanswered.count(False))
         with self.metrics.timed("adapt"):
             signals = answered.learn()
         self.metrics.learned(signals, answered.hold)
+        self.progress.learned_from([record.position for record in batch.records])
 
     def settle_when_due(self) -> None:
         """Settle every so often; with exactly_once not while an answer is ahead of a record that still waits."""
@@ -200,17 +241,20 @@ class Daemon:
         self.settle()
 
     def settle(self) -> None:
-        """Deliver what was sent, then commit what it came from; with exactly_once, both as one."""
-        offsets = self.ledger.safe()
+        """Deliver what was sent, save what was learned, commit what it came from; with exactly_once, all as one."""
+        offsets, timeout_s = self.ledger.safe(), self.config.settle.timeout_s
         try:
             with self.metrics.timed("commit"):
-                self.sink.settle(self.source, offsets, self.config.settle.timeout_s)
+                self.sink.flush(timeout_s)  # (1)
+                self.scribe.offer(self.progress.learned, self.learner.snapshot)  # (2)
+                self.sink.settle(self.source, offsets, timeout_s)  # (3)
         except DeliveryError as fault:
             log.warning("not delivered; reading again from what was committed", error=str(fault))
             self.metrics.undelivered()
             self.read_again()
         else:
             self.ledger.settled(offsets)
+            self.scribe.settled()
             self.metrics.settled()
         self._settled_at = self.clock()
 
@@ -229,6 +273,8 @@ class Daemon:
         self.batcher.drop(partitions)
         self.ledger.forget(partitions)
         self.source.rewind(partitions)
+        for partition, offset in self.progress.behind(partitions).items():
+            self.source.seek(partition, offset)
 
     def follow_assignment(self) -> None:
         """Settle what is being taken away while it is still ours, then let go of it: its next owner reads on there."""
@@ -247,6 +293,33 @@ class Daemon:
             self.metrics.forget(gone)
         if changes:
             log.info("partitions moved", assigned=sorted(changes.assigned), gone=sorted(gone))
+        self._begun -= gone
+        self._arriving = (self._arriving - gone) | changes.assigned
+        self.begin()
+
+    def begin(self) -> None:
+        """Read each partition that came to us from where the group or the state stands, whichever is behind.
+
+        What was read of it before that is known is not admitted, and read again.
+        """
+        for partition in sorted(self._arriving):
+            try:
+                known = self.source.committed([partition]) if self.progress.knows(partition) else {}
+                start = self.progress.begin(partition, known.get(partition), self.source.oldest)
+            except BrokerUnreachable as fault:
+                log.warning("no partition can begin; trying again", error=str(fault))
+                return
+            if start.skipped:
+                log.warning(
+                    "records that were answered before are not learned from", partition=partition, offsets=start.skipped
+                )
+            if start.seek is None:
+                self.source.rewind([partition])
+            else:
+                log.info("learning on from the saved state", partition=partition, offset=start.seek)
+                self.source.seek(partition, start.seek)
+            self._arriving.discard(partition)
+            self._begun.add(partition)
 
     def report(self) -> None:
         """Tell the outside how things stand."""
@@ -271,9 +344,10 @@ class Daemon:
         )
 
     def drain(self) -> None:
-        """Answer what waits, settle, and leave."""
+        """Answer what waits, settle with the state saved, and leave."""
         for batch in self.batcher.drain():
             self.answer(batch)
+        self.scribe.hasten(self.config.settle.timeout_s)
         self.settle()
         log.info("drained", open=self.ledger.open_count)
 

@@ -15,9 +15,12 @@ from torch import Tensor
 
 import adapters
 from adapters.parts.norms import normalizing, pseudo_counted
+from tta_daemon import __version__
 from tta_daemon.control.sections import Adapt
-from tta_daemon.errors import ConfigError
+from tta_daemon.control.snapshot import REMEDY, Snapshot, identity_of
+from tta_daemon.errors import CheckpointError, ConfigError
 from tta_daemon.model.load import Deployed
+from tta_daemon.stream.records import Partition
 
 PSEUDO_IMAGES = 16
 """What the source's statistics count as beside a batch too small to learn from (Schneider et al. 2020)."""
@@ -30,6 +33,7 @@ log = structlog.get_logger(__name__)
 class Hold(StrEnum):
     """Why a batch is answered but not learned from: a closed set, because it becomes a metric's label."""
 
+    LEARNED = "learned_before"
     NEVER = "never"
     DRIFT = "no_drift"
     SMALL = "small_batch"
@@ -105,12 +109,35 @@ class Learner:
                     adapter.load(remembered)
         self._deployed, self._adapt, self._sample = deployed, adapt, sample
 
-    def answer(self, images: Tensor, lag_s: float = 0.0) -> Answered:
-        """Answer a batch: float32, N x 3 x H x W in [0, 1]. ``lag_s`` is the age of its oldest record."""
+    def snapshot(self, learned: Mapping[Partition, int]) -> Snapshot:
+        """A copy of all that was learned, from the records before these offsets."""
+        about = {"tta-daemon": __version__, "torch": torch.__version__, "step": str(self.step)}
+        about |= {"options": str(self._adapt.chosen()), "saved_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        identity = identity_of(self._deployed, self._adapt)
+        return Snapshot("", self.adapter.dump(), dict(learned), identity, self._batches, about)
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """Go on from what was learned before, bit for bit.
+
+        Raises:
+            CheckpointError: it was learned with another model, method or structural option.
+        """
+        snapshot.belongs_to(identity_of(self._deployed, self._adapt))
+        try:
+            self.adapter.load(snapshot.memory)
+        except (ValueError, KeyError, RuntimeError) as fault:
+            raise CheckpointError(f"the saved state does not fit: {fault} ({REMEDY})") from fault
+        self._batches = snapshot.batches
+
+    def answer(self, images: Tensor, lag_s: float = 0.0, *, learned: bool = False) -> Answered:
+        """Answer a batch: float32, N x 3 x H x W in [0, 1].
+
+        ``lag_s`` is the age of its oldest record; ``learned`` ones are not learned from again.
+        """
         began = self._clock()
         images = images.to(self._deployed.classifier.mean.device)
-        hold = self._hold(len(images), lag_s)
-        self._batches += 1
+        hold = Hold.LEARNED if learned else self._hold(len(images), lag_s)
+        self._batches += not learned
         try:
             logits, learn = self._ask(images, hold)
         except (RuntimeError, ValueError) as fault:

@@ -153,7 +153,7 @@ class Daemon:
         print("stopping", flush=True)
         self.asked.set()
 @contextlib.contextmanager
-def assemble(config, path):
+def assemble(config, path, *, fresh_state):
     {assemble}
     yield Daemon(), types.SimpleNamespace(ask=lambda: print("asked", flush=True))
 sys.modules["tta_daemon.assemble"] = types.SimpleNamespace(assemble=assemble)

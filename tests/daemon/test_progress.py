@@ -41,8 +41,8 @@ def test_a_group_without_offsets_reads_from_its_beginning() -> None:
 
 def test_what_is_gone_from_the_log_is_skipped_and_told() -> None:
     progress = Progress({P: 8})
-    assert progress.begin(P, 40, oldest=20) == Start(20, skipped=12)
-    assert Progress({P: 8}).begin(P, 40, oldest=60) == Start(None, skipped=32)
+    assert progress.begin(P, 40, oldest=lambda _: 20) == Start(20, skipped=12)
+    assert Progress({P: 8}).begin(P, 40, oldest=lambda _: 60) == Start(None, skipped=32)
 
 
 def test_no_more_is_relearned_than_is_allowed() -> None:

@@ -94,8 +94,6 @@ class Scribe:
         """Let the last word be written."""
         if self._writer is not None:
             self._writer.join(timeout_s)
-        if self.checkpoint is not None:
-            self.checkpoint.close()
 
     def _write(self, checkpoint: Checkpoint, snapshot: Snapshot) -> None:
         if (written := self._written(checkpoint, snapshot)) is not None:

@@ -129,7 +129,7 @@ class Checkpoint(Section):
         "none", "none: forgotten at a restart; file: in a folder; kafka: in a topic, with the answers.", RESTART
     )
     folder: File = setting("", "Folder for kind file, one per replica.", RESTART)
-    keep: int = setting(3, "States kept of each stream in a folder.", LIVE, ge=1, le=1000)
+    keep: int = setting(3, "States kept of each stream in a folder.", RESTART, ge=1, le=1000)
     topic: str = setting("", "Compacted topic for kind kafka; empty: GROUP_ID-state.", RESTART)
     every_s: float = setting(10.0, "Time between two saves; what came after the last is learned anew.", LIVE, ge=0)
     relearn_most: int = setting(

@@ -10,8 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from adapters import Memory
+from adapters.options import knobs
+from tta_daemon.control.sections import Adapt
 from tta_daemon.errors import CheckpointError
-from tta_daemon.model.load import digest_of
+from tta_daemon.model.load import Deployed, digest_of
 from tta_daemon.stream.records import Partition
 
 FORMAT = "tta-daemon state 1"
@@ -26,6 +28,20 @@ BROKEN = (
 
 Identity = Mapping[str, str]
 """What a state makes sense with: the model, the method, and each option that shapes it."""
+
+
+def identity_of(deployed: Deployed, adapt: Adapt) -> Identity:
+    """What a state that is learned by these settings belongs to."""
+    options, like = adapt.chosen(), deployed.classifier
+    shaping = [knob.name for knob in knobs(type(options)) if knob.reach == "rebuild"]
+    return {
+        "model": deployed.digest[:16],
+        "model.dtype": str(like.mean.dtype),
+        "model.mean": str(like.mean.flatten().tolist()),
+        "model.std": str(like.std.flatten().tolist()),
+        "adapt.method": adapt.method,
+        **{f"adapt.options.{name}": str(getattr(options, name)) for name in shaping},
+    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -89,6 +89,7 @@ class MemorySource:
     def __init__(self, log: MemoryLog, topics: Sequence[str], group: str = "tta") -> None:
         self.log, self.topics, self.group = log, tuple(topics), group
         self.commits: list[Offsets] = []
+        self.era = 0  # counts the moments at which partitions were taken from us without notice
         self._position: Offsets = {}
         self._paused: set[Partition] = set()
         self._assigned: set[Partition] = set()
@@ -108,6 +109,7 @@ class MemorySource:
 
     def lose(self, partitions: Collection[Partition]) -> None:
         """What a missed heartbeat does: these partitions are another's already."""
+        self.era += 1
         for partition in partitions:
             self._position.pop(partition, None)
         self._lost |= set(partitions)
@@ -214,6 +216,7 @@ class MemorySink:
         self.log, self.exactly_once, self.transactional_id = log, exactly_once, transactional_id
         self.broken: Exception | None = None
         self._held: list[Message] = []
+        self._era = 0
         log.epochs[transactional_id] += exactly_once
         self._epoch = log.epochs[transactional_id]
 
@@ -230,7 +233,8 @@ class MemorySink:
     def settle(self, source: Source, offsets: Mapping[Partition, int], timeout_s: float) -> None:
         """See `Sink`."""
         self.flush(timeout_s)
-        if self.exactly_once and not set(offsets) <= source.assignment():
+        before, self._era = self._era, getattr(source, "era", 0)
+        if self.exactly_once and (not set(offsets) <= source.assignment() or (self._held and before != self._era)):
             self.abandon()
             raise DeliveryError("the group has moved on: the transaction is aborted")
         self._write()

@@ -1,6 +1,6 @@
 """Which records to answer and which to learn from, when some come a second time."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from tta_daemon.stream.records import Partition, Position
@@ -12,6 +12,10 @@ class Start:
 
     seek: int | None = None
     skipped: int = 0
+
+
+def _zero(_: Partition) -> int:
+    return 0
 
 
 class Progress:
@@ -46,12 +50,12 @@ class Progress:
         """The next offset to learn, of every partition that was learned from."""
         return dict(self._learned)
 
-    def known(self, partitions: Collection[Partition]) -> frozenset[Partition]:
-        """Those of the partitions that have a mark, and so may need another start than the group's."""
-        return frozenset(self._learned).intersection(partitions)
+    def knows(self, partition: Partition) -> bool:
+        """Whether the partition has a mark, and so may need another start than the group's."""
+        return partition in self._learned
 
-    def begin(self, partition: Partition, committed: int | None, oldest: int = 0) -> Start:
-        """We were given this partition: the group stands at ``committed``, the log begins at ``oldest``.
+    def begin(self, partition: Partition, committed: int | None, oldest: Callable[[Partition], int] = _zero) -> Start:
+        """We were given this partition: the group stands at ``committed``, the log begins at ``oldest`` of it.
 
         Records between the state's mark and the group's are ours to learn if the state was restored and has not caught
         up since. Otherwise another replica has answered them, and learned from them.
@@ -63,7 +67,7 @@ class Progress:
         if partition not in self._restored:
             self._learned[partition] = committed
             return Start()
-        start = min(committed, max(mark, oldest, committed - self.relearn_most))
+        start = min(committed, max(mark, oldest(partition), committed - self.relearn_most))
         self._learned[partition] = start
         return Start(start if start < committed else None, skipped=start - mark)
 
@@ -84,5 +88,5 @@ class Progress:
 
     def behind(self, partitions: Collection[Partition]) -> dict[Partition, int]:
         """Where to learn on, for those of the partitions whose learning has yet to catch up with their answers."""
-        marks = {partition: self._learned[partition] for partition in self.known(partitions)}
+        marks = {partition: self._learned[partition] for partition in partitions if self.knows(partition)}
         return {partition: mark for partition, mark in marks.items() if mark < self._answered.get(partition, 0)}
