@@ -16,6 +16,7 @@ from tta_daemon.control import config_cli
 from tta_daemon.control.asking import NEARBY, NoAnswer, ask, good, lines
 from tta_daemon.control.config_cli import File, loaded, refusals
 from tta_daemon.errors import ConfigError, TtaError
+from tta_daemon.offline.replay.cli import replay
 
 if TYPE_CHECKING:
     from tta_daemon.daemon import Daemon
@@ -30,6 +31,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 ended as asked, 1 failed, 2 wrong usage, 78 wrong configuration.",
 )
 app.add_typer(config_cli.app, name="config")
+app.command()(replay)
 
 Url = Annotated[str, typer.Option("--url", envvar="TTA_URL", help="Where the daemon listens.")]
 

@@ -1,0 +1,1 @@
+"""Replaying labeled images through the daemon, in memory, to see what each method would do to them."""
