@@ -122,7 +122,7 @@ class Adapter(nn.Module):
 
     @torch.no_grad()
     def load(self, memory: Memory) -> None:
-        """Take over what `dump` returned, all of it or nothing.
+        """Take over what `dump` returned, all of it or nothing. Only buffers that are born empty change their shape.
 
         Raises:
             ValueError: ``memory`` is of another method, another network, or other structural options.
@@ -136,18 +136,29 @@ class Adapter(nn.Module):
                 extras[f"{owner}{_EXTRA}"][key] = tensor
             elif name not in mine:
                 raise ValueError(f"memory holds {name!r}, which this adapter does not have")
-            elif isinstance(mine[name], nn.Parameter) and tensor.shape != mine[name].shape:
+            elif tensor.shape != mine[name].shape and self._birth.get(name, mine[name]).numel() > 0:
                 raise ValueError(f"memory holds {name!r} as {tuple(tensor.shape)}, not {tuple(mine[name].shape)}")
         if missing := [name for name in mine if name not in memory]:
             raise ValueError(f"memory lacks {missing[0]!r}, which this adapter has")
+        self._load_extras(extras)
         for name, target in mine.items():
             if target.shape == memory[name].shape:
                 target.copy_(memory[name])
             else:
                 owner, _, leaf = name.rpartition(".")
                 setattr(self.get_submodule(owner), leaf, memory[name].to(target).clone())
-        for name, extra in extras.items():
-            self.get_submodule(name.removesuffix(_EXTRA).removesuffix(".")).set_extra_state(extra)
+
+    def _load_extras(self, extras: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Hand the parts their extra state; where one refuses its own, all keep what they had."""
+        parts = {name: self.get_submodule(name.removesuffix(_EXTRA).removesuffix(".")) for name in extras}
+        before = {name: part.get_extra_state() for name, part in parts.items()}
+        try:
+            for name, part in parts.items():
+                part.set_extra_state(extras[name])
+        except (KeyError, RuntimeError, ValueError) as fault:
+            for name, part in parts.items():
+                part.set_extra_state(before[name])
+            raise ValueError(f"memory does not fit: {fault}") from fault
 
     def _moving(self) -> Iterator[tuple[str, Tensor]]:
         for name, value in self.state_dict(keep_vars=True).items():

@@ -12,7 +12,7 @@ from adapters.adapter import Adaptation, Adapter
 from adapters.classifier import Classifier
 from adapters.options import Count, Learning, NonNegative, Rate, knob
 from adapters.parts.descent import Descent
-from adapters.parts.memory_bank import MemoryBank
+from adapters.parts.memory_bank import Keeping, MemoryBank
 from adapters.parts.network import Network, norm_affine
 from adapters.parts.norms import from_running, keep, normalizing, proposals, robust
 from adapters.parts.objectives import cross_entropy, entropy
@@ -24,7 +24,7 @@ from adapters.parts.views import ViewKind, view
 class RottaOptions(Learning):
     """The published numbers: a memory of 64, a step for every 64 images."""
 
-    capacity: Count = knob(64, "Images in the memory.", reach="rebuild")
+    capacity: Count = knob(64, "Images in the memory.")
     update_every: Count = knob(64, "Images between two steps, however they are batched.")
     statistics_share: Rate = knob(0.05, "Share of each step's images in the running statistics of the norms.")
     age_weight: NonNegative = knob(1.0, "How soon an image must leave the memory for being old.")
@@ -46,7 +46,7 @@ class Rotta(Adapter):
         self.student = Network(classifier, norm_affine, statistics_move=True)
         self.teacher = Teacher(classifier, norm_affine, statistics_move=True)
         self.descend = Descent(self.student.learns, optimizer=options.optimizer, nesterov=options.nesterov)
-        self.bank = MemoryBank(options.capacity, classifier.num_classes, like=classifier.mean)
+        self.bank = MemoryBank(classifier.num_classes, like=classifier.mean)
 
     def adapt(self, images: Tensor) -> Adaptation:
         """Answer, remember, and learn whenever enough images came by (RoTTA, algorithm 1)."""
@@ -54,7 +54,7 @@ class Rotta(Adapter):
         logits = self.predict(images)
         yield logits
         signals = {"entropy": entropy(logits).mean()}
-        for held in self.bank.admit(images, logits, o.update_every, o.age_weight, o.entropy_weight):
+        for held in self.bank.admit(images, logits, o.update_every, self.keeping):
             with normalizing(self, robust(o.statistics_share)):
                 target = self.teacher(held)
                 answer = self.student(view(held, self.dice, o.view_strength, kind=o.view_kind))
@@ -71,6 +71,11 @@ class Rotta(Adapter):
         with normalizing(self.teacher, from_running):
             logits: Tensor = self.teacher(images)
         return logits
+
+    @property
+    def keeping(self) -> Keeping:
+        """Who stays in memory."""
+        return Keeping(self.options.capacity, self.options.age_weight, self.options.entropy_weight)
 
     @property
     def timeliness(self) -> Tensor:

@@ -8,6 +8,11 @@ from torch import Tensor, nn
 from adapters.options import Optimizer
 from adapters.parts.vector import Vector
 
+_MOMENTS: Mapping[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.Adam: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.SGD: ("momentum_buffer",),
+}
+
 
 class Descent(nn.Module):
     """An optimizer over vectors that refuses losses and gradients that are not finite.
@@ -73,9 +78,19 @@ class Descent(nn.Module):
         }
 
     def set_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `get_extra_state` returned."""
+        """Take over what `get_extra_state` returned.
+
+        Raises:
+            ValueError: it is of another optimizer or of other vectors; nothing has changed.
+        """
+        known = _MOMENTS[type(self._optimizer)]
+        for key, moment in state.items():
+            index, _, name = key.partition("/")
+            fits = int(index) < len(self._leaves) and moment.shape in ((), self._leaves[int(index)].shape)
+            if name not in known or not fits:
+                raise ValueError(f"{key} is no moment of this optimizer, or one of other tensors")
         self._optimizer.state.clear()
         for key, moment in state.items():
-            index, name = key.split("/")
+            index, _, name = key.partition("/")
             leaf = self._leaves[int(index)]
             self._optimizer.state[leaf][name] = moment.detach().clone().to(leaf.device)

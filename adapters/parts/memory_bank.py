@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,10 +12,24 @@ from torch import Tensor, nn
 from adapters.parts.objectives import entropy
 
 
-class MemoryBank(nn.Module):
-    """At most ``capacity`` images, oldest first, and of no class more than its equal share, rounded up.
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How many images are kept, and what makes one the next to go: age times a weight, entropy times a weight."""
 
-    Images stay on the device of ``like``; what is known of them is kept on the host, where places are given out.
+    capacity: int
+    age_weight: float = 1.0
+    entropy_weight: float = 1.0
+
+    def scores(self, ages: NDArray[np.int64], entropies: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
+        """The higher, the sooner it goes (RoTTA, eq. 7)."""
+        timeliness = 1.0 / (1.0 + np.exp(-ages / self.capacity))
+        return self.age_weight * timeliness + self.entropy_weight * entropies / math.log(classes)
+
+
+class MemoryBank(nn.Module):
+    """Images, oldest first; of no class more than its equal share, rounded up.
+
+    They stay on the device of ``like``; what is known of them is kept on the host, where places are given out.
 
     Attributes:
         images: K x 3 x H x W.
@@ -30,9 +45,8 @@ class MemoryBank(nn.Module):
     arrivals: Tensor
     seen: Tensor
 
-    def __init__(self, capacity: int, num_classes: int, like: Tensor) -> None:
+    def __init__(self, num_classes: int, like: Tensor) -> None:
         super().__init__()
-        self.capacity = capacity
         self.num_classes = num_classes
         self.register_buffer("images", like.new_empty(0, 3, 0, 0))
         self.register_buffer("labels", torch.empty(0, dtype=torch.int64))
@@ -45,19 +59,10 @@ class MemoryBank(nn.Module):
         """For each image, how many have come by since, itself included."""
         return self.seen - self.arrivals
 
-    def admit(
-        self, images: Tensor, logits: Tensor, every: int, age_weight: float = 1.0, entropy_weight: float = 1.0
-    ) -> Iterator[Tensor]:
+    def admit(self, images: Tensor, logits: Tensor, every: int, keeping: Keeping) -> Iterator[Tensor]:
         """Let images, N x 3 x H x W, come by one after the other, and pause whenever another ``every`` have.
 
-        Those that are not finite, or whose logits are not, do not count as having come by.
-
-        Args:
-            images: in the order in which they came.
-            logits: what they are taken for, N x C.
-            every: images between two pauses.
-            age_weight: what makes an image the next to go: its age,
-            entropy_weight: and its uncertainty.
+        Those that are not finite, or whose logits, N x C, are not, do not count as having come by.
 
         Yields:
             The images held then.
@@ -68,12 +73,12 @@ class MemoryBank(nn.Module):
         usable = np.flatnonzero(known[0])
         while len(usable):
             now = usable[: every - int(self.seen) % every]
-            self._give_places(images[torch.from_numpy(now)], known[1:, now], (age_weight, entropy_weight))
+            self._give_places(images[torch.from_numpy(now)], known[1:, now], keeping)
             usable = usable[len(now) :]
             if int(self.seen) % every == 0:
                 yield self.images
 
-    def _give_places(self, images: Tensor, known: NDArray[np.float64], weights: tuple[float, float]) -> None:
+    def _give_places(self, images: Tensor, known: NDArray[np.float64], keeping: Keeping) -> None:
         """Decide for each image in turn, and move all of them at once."""
         before = len(self.labels)
         labels = np.concatenate([self.labels.numpy(), known[0].astype(np.int64)])
@@ -81,14 +86,15 @@ class MemoryBank(nn.Module):
         arrivals = np.concatenate([self.arrivals.numpy(), int(self.seen) + np.arange(len(images))])
         held = np.arange(len(labels)) < before
         for new in range(before, len(labels)):
-            ages = arrivals[new] - arrivals
-            scores = weights[0] / (1.0 + np.exp(-ages / self.capacity))
-            scores += weights[1] * entropies / math.log(self.num_classes)
-            rivals = self._rivals(labels, held, labels[new])
-            if len(rivals) == 0:
+            scores = keeping.scores(arrivals[new] - arrivals, entropies, self.num_classes)
+            order = np.lexsort((arrivals, labels, scores))  # the last goes first
+            while len(surplus := self._surplus(labels[held], keeping.capacity)):  # the capacity was tuned down
+                held[next(i for i in order[::-1] if held[i] and labels[i] in surplus)] = False
+            rivals = held & np.isin(labels, self._rivals(labels[held], labels[new], keeping.capacity))
+            if not rivals.any():
                 held[new] = True
                 continue
-            worst = rivals[np.lexsort((arrivals[rivals], labels[rivals], scores[rivals]))[-1]]
+            worst = order[rivals[order]][-1]
             if scores[worst] > scores[new]:
                 held[worst], held[new] = False, True
         places = torch.from_numpy(np.flatnonzero(held))
@@ -99,11 +105,15 @@ class MemoryBank(nn.Module):
         self.arrivals = torch.from_numpy(arrivals)[places]
         self.seen += len(images)
 
-    def _rivals(self, labels: NDArray[np.int64], held: NDArray[np.bool_], label: np.int64) -> NDArray[np.int64]:
-        """Who of those held might make room for an image of this class; nobody where there is room."""
-        counts = np.bincount(labels[held], minlength=self.num_classes)
-        if counts[label] >= self.capacity / self.num_classes:
-            return np.flatnonzero(held & (labels == label))
-        if counts.sum() < self.capacity:
-            return np.empty(0, np.int64)
-        return np.flatnonzero(held & (counts[labels] == counts.max()))
+    def _rivals(self, held: NDArray[np.int64], label: np.int64, capacity: int) -> NDArray[np.int64]:
+        """The classes that might make room for an image of this one, by the labels held; none where there is room."""
+        counts = np.bincount(held, minlength=self.num_classes)
+        if counts[label] >= capacity / self.num_classes:
+            return np.array([label])
+        return np.flatnonzero(counts == counts.max()) if counts.sum() >= capacity else np.empty(0, np.int64)
+
+    def _surplus(self, held: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
+        """The largest classes, where there are too many images, of all or of them."""
+        counts = np.bincount(held, minlength=self.num_classes)
+        fits = counts.sum() <= capacity and counts.max() <= math.ceil(capacity / self.num_classes)
+        return np.empty(0, np.int64) if fits else np.flatnonzero(counts == counts.max())

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import adapters
 from adapters import Adapter, Memory
+from adapters.parts.memory_bank import Keeping, MemoryBank
 
 
 def learn(adapter: Adapter, seeds: range, size: int = 12) -> list[Tensor]:
@@ -150,18 +151,26 @@ def test_roid_that_keeps_nothing_is_back_at_the_source_after_every_step() -> Non
 
 @pytest.mark.parametrize(("classes", "most"), [(10, 7), (64, 1), (100, 1)])
 def test_rotta_never_holds_more_than_its_capacity_nor_than_a_share_of_one_class(classes: int, most: int) -> None:
-    adapter = make("rotta", {"capacity": 64, "update_every": 10**9}, tiny_cnn(classes))
-    bank, logits = adapter.bank, torch.zeros(500, classes)
+    bank, keeping = MemoryBank(classes, torch.zeros(())), Keeping(64)
+    logits = torch.zeros(500, classes)
     logits[:, 3] = torch.linspace(1, 5, 500)
     for _ in range(20):  # ten thousand images of one class
-        assert not list(bank.admit(torch.rand(500, 3, 1, 1), logits, 10**9))
+        assert not list(bank.admit(torch.rand(500, 3, 1, 1), logits, 10**9, keeping))
         assert len(bank.images) <= most
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
-        list(bank.admit(torch.rand(100, 3, 1, 1), torch.randn(100, classes, generator=generator), 10**9))
+        list(bank.admit(torch.rand(100, 3, 1, 1), torch.randn(100, classes, generator=generator), 10**9, keeping))
         assert len(bank.images) <= 64
         assert int(torch.bincount(bank.labels).max()) <= most
     assert int(bank.seen) == 12_000
+
+
+def test_a_memory_whose_capacity_is_tuned_down_lets_its_worst_go() -> None:
+    bank, generator = MemoryBank(4, torch.zeros(())), torch.Generator().manual_seed(0)
+    for capacity, most in ((64, 16), (10, 3), (1, 1), (64, 16)):
+        list(bank.admit(torch.rand(100, 3, 1, 1), torch.randn(100, 4, generator=generator), 10**9, Keeping(capacity)))
+        assert len(bank.images) == capacity
+        assert int(torch.bincount(bank.labels).max()) <= most
 
 
 def test_rotta_learns_once_for_every_so_many_images_however_they_come() -> None:
@@ -172,3 +181,24 @@ def test_rotta_learns_once_for_every_so_many_images_however_they_come() -> None:
     assert ["loss" in signals for signals in moments] == [False, True] * 3
     for adapter in (whole, pieces):
         assert int(adapter.dump()["descend._extra_state/0/step"]) == 3
+
+
+def test_moments_of_another_optimizer_are_refused_and_nothing_changes() -> None:
+    memories = {}
+    for optimizer in ("adam", "sgd"):
+        adapter = make("tent", {"optimizer": optimizer}, tiny_cnn())
+        learn(adapter, range(2))
+        memories[optimizer] = adapter.dump()
+    for optimizer, other in (("adam", "sgd"), ("sgd", "adam")):
+        adapter = make("tent", {"optimizer": optimizer}, tiny_cnn())
+        adapter.load(memories[optimizer])
+        with pytest.raises(ValueError, match="memory does not fit"):
+            adapter.load(memories[other])
+        assert same(memories[optimizer], adapter.dump(), but=())
+        learn(adapter, range(1))
+
+
+def test_a_memory_of_other_classes_is_refused() -> None:
+    adapter = make("eata", {}, tiny_vit(5))
+    with pytest.raises(ValueError, match="usual"):
+        adapter.load(adapters.build("eata", tiny_vit(7)).dump())

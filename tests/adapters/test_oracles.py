@@ -18,7 +18,7 @@ from adapters.eata import estimate_fisher
 from adapters.parts.anchors import weighted_distance
 from adapters.parts.descent import Descent
 from adapters.parts.dice import Dice
-from adapters.parts.memory_bank import MemoryBank
+from adapters.parts.memory_bank import Keeping, MemoryBank
 from adapters.parts.network import Choice, Network, everything, norm_affine
 from adapters.parts.norms import (
     StreamNorm,
@@ -339,23 +339,23 @@ class SlowMemory:
 def test_the_memory_holds_what_one_image_at_a_time_would(
     capacity: int, stream: list[tuple[int, float]], cuts: list[int], weights: tuple[float, float]
 ) -> None:
-    bank, slow = MemoryBank(capacity, 4, torch.zeros((), dtype=torch.float64)), SlowMemory(capacity, 4, *weights)
+    bank, slow = MemoryBank(4, torch.zeros((), dtype=torch.float64)), SlowMemory(capacity, 4, *weights)
     rows = torch.stack([functional.one_hot(torch.tensor(label), 4) * sharp for label, sharp in stream]).double()
     pictures = torch.arange(len(stream)).double().view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
     for image, (row, (label, _)) in enumerate(zip(rows, stream, strict=True)):
         slow.add(image, label, float(entropy(row[None])))
     for begin, end in pairwise(sorted({0, len(stream), *(min(cut, len(stream)) for cut in cuts)})):
-        list(bank.admit(pictures[begin:end], rows[begin:end], 7, *weights))
+        list(bank.admit(pictures[begin:end], rows[begin:end], 7, Keeping(capacity, *weights)))
     held = [(label, *item) for label, shelf in enumerate(slow.shelves) for item in shelf]
     ours = zip(bank.labels, bank.images[:, 0, 0, 0], bank.entropies, bank.ages, strict=True)
     assert sorted(tuple(float(x) for x in item) for item in ours) == sorted(held)
 
 
 def test_images_that_are_not_finite_never_enter_the_memory() -> None:
-    bank = MemoryBank(4, 3, torch.zeros(()))
+    bank = MemoryBank(3, torch.zeros(()))
     pictures, rows = torch.rand(6, 3, 2, 2), torch.randn(6, 3)
     pictures[1, 0, 0, 0], rows[4, 2] = torch.inf, torch.nan
-    list(bank.admit(pictures, rows, 100))
+    list(bank.admit(pictures, rows, 100, Keeping(4)))
     assert int(bank.seen) == 4
     assert torch.isfinite(bank.images).all()
 
