@@ -1,15 +1,11 @@
 """The daemon at work on this machine: real images through a real broker while the world changes. Read `run` first."""
 
 import json
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -19,9 +15,12 @@ from tta_daemon.errors import TtaError
 from tta_daemon.offline import scans, traffic
 from tta_daemon.offline.broker import Broker, free_port
 from tta_daemon.offline.camera import Cameras
+from tta_daemon.offline.interruption import Interruption
 from tta_daemon.offline.listener import Listener
+from tta_daemon.offline.moment import Moment, Pace
+from tta_daemon.offline.outcome import report, summarize
 from tta_daemon.offline.scoreboard import Scoreboard
-from tta_daemon.offline.screen import Moment, Pace, Screen, result
+from tta_daemon.offline.screen import Screen
 from tta_daemon.offline.service import Service, ServiceFailed
 from tta_daemon.offline.worlds import journey
 
@@ -76,6 +75,8 @@ def configuration(bootstrap: str, port: int, weights: Path) -> dict[str, dict[st
         },
         "adapt": {"method": "tent"},
         "batch": {"size": 64, "patience_s": 1.0},
+        "limits": {"waiting_images": 128},  # read little at once and commit often: someone is looking at the answers
+        "settle": {"every_s": 0.5},
         "http": {"port": port},
     }
 
@@ -85,8 +86,8 @@ def run(*, summary: Path | None = None, chart: Path | None = None, quick: bool =
     console = Console(soft_wrap=True, highlight=False)
     began = time.monotonic()
     try:
-        with signals_end_it(), TemporaryDirectory(prefix="tta-demo-") as folder:
-            board, told = stream(QUICK if quick else FULL, seed, Path(folder), console)
+        with Interruption() as interruption, TemporaryDirectory(prefix="tta-demo-") as folder:
+            board, told = stream(QUICK if quick else FULL, seed, Path(folder), console, interruption)
     except TtaError as error:
         console.print(f"The demo failed: {error}", style="red", markup=False)
         return 1
@@ -107,7 +108,9 @@ def run(*, summary: Path | None = None, chart: Path | None = None, quick: bool =
     return 1 if numbers["problems"] else 0
 
 
-def stream(size: Size, seed: int, folder: Path, console: Console) -> tuple[Scoreboard, dict[str, float]]:
+def stream(
+    size: Size, seed: int, folder: Path, console: Console, interruption: Interruption
+) -> tuple[Scoreboard, dict[str, float]]:
     """Start everything, send everything, wait until everything has come out, end everything.
 
     Returns the board with what came out, and what the daemon said of itself at the end.
@@ -118,18 +121,24 @@ def stream(size: Size, seed: int, folder: Path, console: Console) -> tuple[Score
         port, config = free_port(), folder / "config.toml"
         config.write_text(document(configuration(broker.bootstrap, port, WEIGHTS)))
         console.print(f"Starting: tta-daemon run --config {config}")
-        with Service(config, f"http://127.0.0.1:{port}", folder / "daemon.log") as service:
+        with (
+            Service(config, f"http://127.0.0.1:{port}", folder / "daemon.log") as service,
+            Listener(broker.bootstrap, "answers", "images-dlq") as listener,
+        ):
             board = planned(size, seed)
-            service.wait_until_ready(READY_S)
+            for _ in service.getting_ready(READY_S):
+                interruption.heed()
             console.print(f"It is ready: {service.url}. Sending {len(board.sent):,} records, {JUNK} of them malformed.")
-            with (
-                Listener(broker.bootstrap, "answers", "images-dlq") as listener,
-                Cameras(broker.bootstrap, board.sent, size.per_second, lambda: board.came_out) as cameras,
-            ):
-                watch(board, cameras, listener, service, console)
+            cameras = Cameras(broker.bootstrap, board.sent, size.per_second, lambda: board.came_out)
+            with cameras, Screen(console) as screen:
+                for moment in moments(board, cameras, listener, service):
+                    screen.show(moment)
+                    interruption.heed()
             told = service.metrics()
             if (code := service.stop(STOP_S)) != 0:
                 raise ServiceFailed(f"the daemon ended with exit code {code}{service.last_words()}")
+            while listener.hear(board, timeout_s=0.5):
+                pass  # what comes now has come twice, and the board will say so
     return board, told
 
 
@@ -140,83 +149,25 @@ def planned(size: Size, seed: int) -> Scoreboard:
     return Scoreboard(way, traffic.plan(way, unseen, size.per_stretch, JUNK, seed))
 
 
-def watch(board: Scoreboard, cameras: Cameras, listener: Listener, service: Service, console: Console) -> None:
-    """Score what comes out, and show it, until everything has come and the daemon has seen every label."""
+def moments(board: Scoreboard, cameras: Cameras, listener: Listener, service: Service) -> Iterator[Moment]:
+    """Score what comes out, until everything has come and the daemon has seen every label."""
     began = moved = looked = time.monotonic()
     metrics: dict[str, float] = {}
     pace = Pace()
-    with Screen(console) as screen:
-        while not (board.complete and cameras.done and _labels_joined(board, metrics)):
-            now = time.monotonic()
-            if listener.hear(board, timeout_s=0.1):
-                moved = now
-            if now - looked > 1.0:
-                metrics, looked = service.metrics() or metrics, now
-            screen.show(Moment(board, cameras.sent, metrics, now - began, pace.at(now, board.came_out)))
-            service.must_run()
-            if cameras.error is not None:
-                raise TtaError(f"the images could not be sent: {cameras.error!r}")
-            if now - moved > SILENCE_S:
-                missing = len(board.sent) - board.came_out
-                raise ServiceFailed(f"no answer for {SILENCE_S:g} s, {missing} records missing{service.last_words()}")
-
-
-def summarize(board: Scoreboard, told: dict[str, float]) -> dict[str, Any]:
-    """Return the demo in numbers; shares are between 0 and 1."""
-    total = board.total
-    return {
-        "produced": len(board.sent),
-        "answered": board.answered,
-        "dead_lettered": len(board.buried),
-        "dead_letter_reasons": board.reasons(),
-        "problems": list(board.problems()),
-        "accuracy": {
-            "source": round(total.source, 4),
-            "adapted": round(total.adapted, 4),
-            "by_domain": [{"domain": world, **score.jsonable()} for world, score in board.domains().items()],
-            "by_stretch": [
-                {"domain": stretch.world, "lap": stretch.lap, **score.jsonable()}
-                for stretch, score in zip(board.journey, board.scores, strict=True)
-            ],
-        },
-        "daemon_says": {
-            model: told.get(f'tta_accuracy_ratio{{model="{model}",window="all"}}') for model in ("source", "adapted")
-        },
-        "steps_learned": told.get("tta_adaptation_steps_total"),
-    }
-
-
-def report(board: Scoreboard, numbers: dict[str, Any], console: Console) -> None:
-    """Print how it went."""
-    console.print(result(board))
-    fates = (("produced", "produced"), ("answered", "answered"), ("dead-lettered", "dead_lettered"))
-    counts = ", ".join(f"{numbers[name]:,} {word}" for word, name in fates)
-    verdict = "something is wrong:" if numbers["problems"] else "nothing lost, nothing twice."
-    console.print(f"{counts}: {verdict} {numbers['seconds']:.0f} s in all.")
-    for problem in numbers["problems"]:
-        console.print(problem, style="red", markup=False)
+    while not (board.complete and cameras.done and _labels_joined(board, metrics)):
+        now = time.monotonic()
+        if listener.hear(board, timeout_s=0.1):
+            moved = now
+        if now - looked > 1.0:
+            metrics, looked = service.metrics() or metrics, now
+        yield Moment(board, metrics, now - began, pace.at(now, board.came_out))
+        service.must_run()
+        if cameras.error is not None:
+            raise TtaError(f"the images could not be sent: {cameras.error!r}")
+        if now - moved > SILENCE_S:
+            missing = f"{len(board.sent) - board.came_out} records are missing, or labels were not joined"
+            raise ServiceFailed(f"nothing came for {SILENCE_S:g} s; {missing}{service.last_words()}")
 
 
 def _labels_joined(board: Scoreboard, metrics: dict[str, float]) -> bool:
     return metrics.get('tta_accuracy_images{window="all"}', 0.0) >= board.answered
-
-
-@contextmanager
-def signals_end_it() -> Iterator[None]:
-    """Let the first SIGINT, SIGTERM or SIGHUP interrupt the block, and none of them disturb its cleaning up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = [signal.signal(number, interrupt) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

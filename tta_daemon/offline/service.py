@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -56,8 +57,8 @@ class Service:
             self._process.kill()
             self._process.wait()
 
-    def wait_until_ready(self, timeout_s: float) -> None:
-        """Wait until `/-/ready` says yes: the model is loaded and the broker reached.
+    def getting_ready(self, timeout_s: float) -> Iterator[None]:
+        """Ask `/-/ready` ten times a second until it says yes: the model is loaded and the broker reached.
 
         Raises:
             ServiceFailed: it ended, or was not ready in time.
@@ -67,6 +68,7 @@ class Service:
             self.must_run()
             if time.monotonic() > deadline:
                 raise ServiceFailed(f"the daemon was not ready within {timeout_s:g} s{self.last_words()}")
+            yield
             time.sleep(0.1)
 
     def must_run(self) -> None:
