@@ -7,7 +7,7 @@ call closed was answered or buried; only offsets behind which everything is clos
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, compress, repeat
 from threading import Event
 
@@ -159,12 +159,15 @@ class Daemon:
     def turn(self) -> None:
         """Everything that changes state happens here, in this order, on this thread."""
         self.take_over()
-        self.follow_assignment()
-        self.admit()
-        for batch in self.batcher.due(self.clock()):
-            self.answer(batch)
-        self.labels.join(self.clock())
-        self.settle_when_due()
+        try:
+            self.follow_assignment()
+            self.admit()
+            for batch in self.batcher.due(self.clock()):
+                self.answer(batch)
+            self.labels.join(self.clock())
+            self.settle_when_due()
+        except DeliveryError as fault:
+            self.read_again(fault)
         self.report()
 
     def take_over(self) -> None:
@@ -243,29 +246,25 @@ class Daemon:
     def settle(self) -> None:
         """Deliver what was sent, save what was learned, commit what it came from; with exactly_once, all as one."""
         offsets, timeout_s = self.ledger.safe(), self.config.settle.timeout_s
-        try:
-            with self.metrics.timed("commit"):
-                self.sink.flush(timeout_s)  # (1)
-                self.scribe.offer(self.progress.learned, self.learner.snapshot)  # (2)
-                self.sink.settle(self.source, offsets, timeout_s)  # (3)
-        except DeliveryError as fault:
-            log.warning("not delivered; reading again from what was committed", error=str(fault))
-            self.metrics.undelivered()
-            self.read_again()
-        else:
-            self.ledger.settled(offsets)
-            self.scribe.settled()
-            self.metrics.settled()
+        with self.metrics.timed("commit"):
+            self.sink.flush(timeout_s)  # (1)
+            self.scribe.offer(self.progress.learned, self.learner.snapshot)  # (2)
+            self.sink.settle(self.source, offsets, timeout_s)  # (3)
+        self.ledger.settled(offsets)
+        self.scribe.settled()
+        self.metrics.settled()
         self._settled_at = self.clock()
 
-    def read_again(self) -> None:
+    def read_again(self, fault: DeliveryError) -> None:
         """Forget what was not settled and go back to where the group stands: nothing is lost, some may come twice."""
+        log.warning("not delivered; reading again from what was committed", error=str(fault))
+        self.metrics.undelivered()
         for pause_s in chain(RETRY_S, repeat(RETRY_S[-1])):
             try:
                 self.sink.abandon()
                 break
-            except DeliveryError as fault:
-                log.warning("the broker is away; trying again", error=str(fault), in_s=pause_s)
+            except DeliveryError as still:
+                log.warning("the broker is away; trying again", error=str(still), in_s=pause_s)
                 self.report()
                 if self._stopping.wait(pause_s):
                     raise
@@ -275,27 +274,31 @@ class Daemon:
         self.source.rewind(partitions)
         for partition, offset in self.progress.behind(partitions).items():
             self.source.seek(partition, offset)
+        self._settled_at = self.clock()
 
     def follow_assignment(self) -> None:
         """Settle what is being taken away while it is still ours, then let go of it: its next owner reads on there."""
         changes = self.source.changes()
-        gone = changes.revoked | changes.lost
-        if changes.lost:
-            self.batcher.drop(changes.lost)
-            self.ledger.forget(changes.lost)
-        if changes.revoked:
-            for batch in self.batcher.drain():
-                self.answer(batch)
-            self.settle()
-        if gone:
-            self.batcher.drop(gone)
-            self.ledger.forget(gone)
-            self.metrics.forget(gone)
         if changes:
-            log.info("partitions moved", assigned=sorted(changes.assigned), gone=sorted(gone))
-        self._begun -= gone
-        self._arriving = (self._arriving - gone) | changes.assigned
+            log.info("partitions moved", **{name: sorted(moved) for name, moved in asdict(changes).items()})
+        self.let_go(changes.lost)
+        try:
+            if changes.revoked:
+                for batch in self.batcher.drain():
+                    self.answer(batch)
+                self.settle()
+        finally:
+            self.let_go(changes.revoked)
+            self._arriving |= changes.assigned
         self.begin()
+
+    def let_go(self, partitions: frozenset[Partition]) -> None:
+        """Forget what waits of partitions that are another's now."""
+        self.batcher.drop(partitions)
+        self.ledger.forget(partitions)
+        self.metrics.forget(partitions)
+        self._begun -= partitions
+        self._arriving -= partitions
 
     def begin(self) -> None:
         """Read each partition that came to us from where the group or the state stands, whichever is behind.
