@@ -19,6 +19,9 @@ from tta_daemon.stream.records import Partition, Position, Record
 
 T = TypeVar("T")
 
+KNOCK_S = 5.0
+"""How long to wait for a broker's port to open: the loop stands still meanwhile, and its callers try again anyway."""
+
 GRACE_S = 5.0
 """How much longer than its own timeout a client's call may take before it counts as hung."""
 
@@ -84,7 +87,7 @@ def opened(kind: Callable[..., T], caller: Caller, client: Mapping[str, Any], ti
         return made[-1]
 
     quiet_kafka_logs()
-    _knock(client, timeout_s)
+    _knock(client, min(KNOCK_S, timeout_s))
     settings = {
         "proxy_url": DIRECT,
         **client,
