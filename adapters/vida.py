@@ -6,6 +6,7 @@ never changes the scale of the high rank; here both scales change, as the paper 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Literal
 
 import torch
@@ -123,7 +124,7 @@ class Vida(Adapter):
 
 def warm_up(
     classifier: Classifier,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    epochs: Iterable[Iterable[tuple[Tensor, Tensor]]],
     options: VidaOptions | None = None,
     lr: float = 1e-3,
     seed: int = 0,
@@ -132,7 +133,7 @@ def warm_up(
 
     Args:
         classifier: the deployed model.
-        batches: images, N x 3 x H x W in [0, 1], and labels, N; as often as they are to be learned from.
+        epochs: each an iterable of batches: images, N x 3 x H x W in [0, 1], and labels, N. Two will do.
         options: as the adapter will have them; they say of which rank the grafts are.
         lr: Adam's step size.
         seed: of the grafts' first weights.
@@ -144,7 +145,7 @@ def warm_up(
     network = Network(classifier)
     grafts = grow(network, o.rank_low, o.rank_high, Dice(seed, classifier.mean.device))
     descend = Descent(grafts)
-    for images, labels in batches:
+    for images, labels in chain.from_iterable(epochs):
         if not descend(functional.cross_entropy(network(images), labels), lr):
             raise ValueError("warming up on the source diverged; lower the step size")
     return VidaPrior(grafts.row_major(grafts.values).clone())

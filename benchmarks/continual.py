@@ -11,7 +11,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,7 @@ def priors(data: Path, batch: int) -> dict[str, Callable[[Classifier], Any]]:
         "replay": lambda net: replace(prototypes(net), images=every[0], labels=every[1]),
         "belief": lambda net: petal.swag(net, epochs(5)),
         "warmed parts": lambda net: ecotta.warm_up(net, epochs(5)),
-        "warmed ranks": lambda net: vida.warm_up(net, chain(*epochs(2))),
+        "warmed ranks": lambda net: vida.warm_up(net, epochs(2)),
     }
 
 

@@ -73,7 +73,7 @@ def warmed_parts(classifier: Classifier) -> Any:
 
 
 def warmed_ranks(classifier: Classifier) -> Any:
-    return vida.warm_up(classifier, labelled(classifier), vida.VidaOptions(rank_high=8))
+    return vida.warm_up(classifier, [labelled(classifier)], vida.VidaOptions(rank_high=8))
 
 
 _PRIORS: dict[tuple[str, type, torch.dtype], Any] = {}

@@ -169,7 +169,7 @@ def test_warming_up_teaches_the_source() -> None:
     cold = error(adapters.build("ecotta", tiny_cnn()))
     parts = ecotta.warm_up(tiny_cnn(), [labelled(4)] * 10, lr=0.5)
     assert error(adapters.build("ecotta", tiny_cnn(), None, parts)) < 0.9 * cold
-    ranks = vida.warm_up(tiny_cnn(), labelled(4) * 10, VidaOptions(rank_high=8), lr=1e-2)
+    ranks = vida.warm_up(tiny_cnn(), [labelled(4)] * 10, VidaOptions(rank_high=8), lr=1e-2)
     assert error(adapters.build("vida", tiny_cnn(), VidaOptions(rank_high=8), ranks)) < 0.9 * cold
 
 
