@@ -105,8 +105,10 @@ class Fate:
         self.daemon.scribe.every_s = 0.0
 
     def fail_to_settle(self) -> None:
-        self.daemon.sink.broken = DeliveryError("the broker is away")
-        self.daemon.settle()
+        self.daemon.sink.broken = fault = DeliveryError("the broker is away")
+        with pytest.raises(DeliveryError):
+            self.daemon.settle()
+        self.daemon.read_again(fault)
         self.daemon.sink.broken = None
 
     def lose_the_partition(self) -> None:
