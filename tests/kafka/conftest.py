@@ -58,6 +58,6 @@ def until(condition, seconds=30.0):
     return value
 
 
-@pytest.fixture(name="until")
+@pytest.fixture(name="until", scope="session")
 def _until():
     return until
