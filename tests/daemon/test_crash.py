@@ -95,9 +95,13 @@ class Fate:
         self.daemon.turn()
 
     def settle(self) -> None:
-        """As `settle_when_due` does, which waits with exactly_once while the ledger is ragged."""
-        if not (self.daemon.ledger.ragged and self.daemon.config.kafka.delivery == "exactly_once"):
+        """As `turn` does, which waits with exactly_once while the ledger is ragged, and reads again what failed."""
+        if self.daemon.ledger.ragged and self.daemon.config.kafka.delivery == "exactly_once":
+            return
+        try:
             self.daemon.settle()
+        except DeliveryError as fault:
+            self.daemon.read_again(fault)
 
     def settle_without_saving(self) -> None:
         self.daemon.scribe.every_s = NEVER_S
