@@ -16,6 +16,7 @@ from tta_daemon.offline.traffic import Photo
 WINDOW = 160
 ADAPTED: Mapping[str, Any] = {"color": "#0b6e99", "linewidth": 2.6}
 SOURCE: Mapping[str, Any] = {"color": "#d1812f", "linewidth": 1.8, "linestyle": (0, (4, 1.5))}
+SOURCE_WORDS = "#a85f10"
 SAMPLES = 4
 """Photos shown of each stretch, two by two."""
 
@@ -44,7 +45,7 @@ def _course(axes: Axes, board: Scoreboard) -> None:
     place, adapted, source = board.course(WINDOW)
     axes.plot(place, 100 * source, label="frozen model", **SOURCE)
     axes.plot(place, 100 * adapted, label="adapted by the daemon", **ADAPTED)
-    axes.set(xlim=(0, len(place)), ylim=(0, 104), ylabel=f"right, % (of {WINDOW} photos)", xlabel="photos so far")
+    axes.set(xlim=(0, len(place)), ylim=(0, 104), ylabel=f"correct, % (running over {WINDOW} photos)", xlabel="photos")
     axes.yaxis.grid(visible=True, color="#bbbbbb", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -57,8 +58,10 @@ def _stretches(axes: Axes, board: Scoreboard, borders: Sequence[int]) -> None:
         if stretch.world != "clear":
             axes.axvspan(start, end, color="#e9e9e9" if number % 2 else "#f4f4f4", zorder=0)
         axes.axvline(end, color="#999999", linewidth=0.6)
-        words = f"{100 * score.adapted:.0f} / {100 * score.source:.0f}"
-        axes.text((start + end) / 2, 14, words, ha="center", va="bottom", fontsize=9, color="#333333")
+        middle = (start + end) / 2
+        bold: dict[str, Any] = {"ha": "center", "fontsize": 9, "fontweight": "bold"}
+        axes.text(middle, 21.5, f"{score.adapted:.1%}", color=ADAPTED["color"], **bold)
+        axes.text(middle, 14.5, f"{score.source:.1%}", color=SOURCE_WORDS, **bold)
 
 
 def _samples(axes: Axes, board: Scoreboard, borders: Sequence[int]) -> None:
@@ -76,5 +79,5 @@ def _samples(axes: Axes, board: Scoreboard, borders: Sequence[int]) -> None:
             aspect="auto",
             interpolation="nearest",
         )
-        axes.text(middle, 0.84, stretch.world, ha="center", va="bottom", fontsize=10)
+        axes.text(middle, 0.84, stretch.world, ha="center", va="bottom", fontsize=9)
     axes.set_xlim(0, borders[-1])

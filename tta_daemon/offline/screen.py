@@ -21,7 +21,7 @@ ADAPTED, SOURCE = "bold cyan", "yellow"
 NARROW = 104
 """Below this width pictures are drawn small."""
 
-COLUMN = 19
+COLUMN = 23
 """About as wide as a fact is."""
 
 LINE_EVERY_S = 3.0
