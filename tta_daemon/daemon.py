@@ -164,6 +164,8 @@ class Daemon:
             self.admit()
             for batch in self.batcher.due(self.clock()):
                 self.answer(batch)
+                if not self.ledger.ragged:
+                    self.settle_when_due()
             self.labels.join(self.clock())
             self.settle_when_due()
         except DeliveryError as fault:
