@@ -68,7 +68,7 @@ class Memory:
         def connect() -> World:
             kafka = config.kafka
             sink = MemorySink(self.log, exactly_once=kafka.delivery == "exactly_once")
-            labels = labels_of(config, deployed, MemoryTail(self.log, "labels"), self.metrics)
+            labels = labels_of(self.daemon.config, self.daemon.deployed, MemoryTail(self.log, "labels"), self.metrics)
             if checkpoint is not None and checkpoint.with_answers:
                 checkpoint.sink = sink
             return World(MemorySource(self.log, ["images"], kafka.group_id), sink, labels, checkpoint)

@@ -13,11 +13,13 @@ import torch
 from tta_daemon.control import logs
 from tta_daemon.control.checkpoint_file import FileCheckpoint
 from tta_daemon.control.checkpoint_kafka import KafkaCheckpoint
-from tta_daemon.control.config import Config, Reach, changes
-from tta_daemon.control.reload import Prepared, Reloader, Verdict
+from tta_daemon.control.config import Config, Reach, changes, revealed
+from tta_daemon.control.reload import Reloader
+from tta_daemon.control.slot import Prepared, Result, Slot, Verdict
 from tta_daemon.control.web.board import Board
 from tta_daemon.control.web.server import Server
 from tta_daemon.daemon import Daemon, World, decoder_of
+from tta_daemon.errors import ConfigError
 from tta_daemon.learner import Learner, newborn
 from tta_daemon.model.load import Deployed, load
 from tta_daemon.stream import kafka_changelog
@@ -52,6 +54,7 @@ def assemble(config: Config, path: Path, *, fresh_state: bool = False) -> Iterat
         ConfigError: a setting does not fit the world: the model's files, the port, a secret's file.
         CheckpointError: no state can be saved in the folder.
     """
+    require_token(config)
     threads = torch.get_num_threads()
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
@@ -70,7 +73,7 @@ def assemble(config: Config, path: Path, *, fresh_state: bool = False) -> Iterat
         def connect() -> World:
             if config.state_topic:
                 kafka_changelog.ensure(client, config.state_topic)
-            world = on_kafka(config, client, deployed, metrics)
+            world = on_kafka(daemon.config, client, daemon.deployed, metrics)
             changelog = changelog_of(config, client, world.sink, lambda: daemon.stopping)
             return replace(world, checkpoint=changelog if config.state_topic else folder)
 
@@ -79,17 +82,16 @@ def assemble(config: Config, path: Path, *, fresh_state: bool = False) -> Iterat
             logs.configure(new.log)
             torch.set_num_threads(new.model.threads or threads)
 
-        def in_force() -> tuple[Config, Deployed]:
-            return daemon.config, daemon.deployed
-
         def told(verdict: Verdict) -> None:
-            if verdict.result != "applied":  # the loop counts what it takes
-                metrics.reloaded(verdict.result)
+            if verdict.result is not Result.PREPARED:  # the loop counts what it takes
+                metrics.reloaded(verdict.result, in_force=verdict.result is Result.UNCHANGED)
 
-        reloader = Reloader(path, os.environ, prepare, in_force, told)
+        slot = Slot(config, deployed)
+        reloader = Reloader(path, os.environ, prepare, slot, told)
         daemon = Daemon(
-            config, deployed, connect, learner, metrics, board, slot=reloader.slot, taken=taken, fresh_state=fresh_state
+            config, deployed, connect, learner, metrics, board, slot=slot, taken=taken, fresh_state=fresh_state
         )
+        server.lifecycle.serve(reloader, daemon.errands)
         reloader.start()
         ending.callback(reloader.stop)
         yield Running(daemon, reloader)
@@ -101,12 +103,21 @@ def prepare(old: Config, new: Config, deployed: Deployed) -> Prepared:
     Raises:
         ConfigError: something cannot be built; nothing has changed.
     """
+    require_token(new)
     found = tuple(changes(old, new))
     rebuilt = {change.path.partition(".")[0] for change in found if change.reach is Reach.REBUILD}
     fresh = load(new.model) if "model" in rebuilt else None
     adapter = newborn(fresh or deployed, new.adapt) if rebuilt & {"model", "adapt"} else None
     decoder = decoder_of(new) if rebuilt & {"model", "input", "streams"} else None
     return Prepared(new, found, fresh, adapter, decoder)
+
+
+def require_token(config: Config) -> None:
+    """Refuse to let anybody change anything without one. Raises ConfigError where there is none, or no file of it."""
+    http = config.http
+    if http.lifecycle and not revealed(http.token, http.token_file, "http.token"):
+        remedy = "anybody could reload the daemon; write a long random text"
+        raise ConfigError("http.token_file" if http.token_file else "http.token", "is empty", remedy)
 
 
 def on_kafka(config: Config, client: dict[str, object], deployed: Deployed, metrics: Metrics) -> World:

@@ -4,17 +4,18 @@ import json
 import os
 import signal
 import sys
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from tta_daemon import __version__
 from tta_daemon.control import config_cli
 from tta_daemon.control.asking import NEARBY, NoAnswer, ask, good, lines
-from tta_daemon.control.config_cli import File, loaded, refusals
+from tta_daemon.control.config_cli import CONFIG_ERROR, File, loaded, refusals
 from tta_daemon.errors import ConfigError, TtaError
 from tta_daemon.offline.replay.cli import replay
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from tta_daemon.daemon import Daemon
 
 RUNTIME_ERROR, SECOND_INTERRUPT = 1, 130
+
+RELOAD_S = 150.0
+"""More than a daemon takes to answer a request to reload: a minute to prepare, another until the loop comes round."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -169,6 +173,32 @@ def status(
     typer.echo(text if as_json else "\n".join(lines(json.loads(text))))
 
 
+@app.command()
+def reload(
+    url: Url = NEARBY,
+    *,
+    token_file: Annotated[
+        Path | None,
+        typer.Option("--token-file", metavar="FILE", help="Holds the daemon's http.token. Else: TTA_HTTP__TOKEN."),
+    ] = None,
+) -> None:
+    """Have a running daemon read its configuration again, and say what became of it.
+
+    It does so by itself when the file changes, and on SIGHUP; this one waits for the verdict. It needs
+    http.lifecycle = true. Exits with 0 where the file is in force, with 78 where it was refused.
+
+    Example: tta-daemon reload --token-file /run/secrets/tta-token
+    """
+    token = _secret(token_file) if token_file else os.environ.get("TTA_HTTP__TOKEN", "")
+    code, text = _asked(url, "/-/reload", method="POST", token=token, patience_s=RELOAD_S)
+    if code == HTTPStatus.CONFLICT:
+        typer.echo(text.strip(), err=True)
+        raise typer.Exit(CONFIG_ERROR)
+    if code not in {HTTPStatus.OK, HTTPStatus.ACCEPTED}:
+        _fail(f"{url} answered with {code}: {text.strip()[:200]}")
+    typer.echo(text.strip())
+
+
 class _Stop:
     """What signals do: the first one drains the daemon, or ends what is not one yet; the second ends everything."""
 
@@ -203,11 +233,18 @@ def _run(daemon: "Daemon") -> None:
         raise typer.Exit(RUNTIME_ERROR) from error
 
 
-def _asked(url: str, path: str) -> tuple[int, str]:
+def _asked(url: str, path: str, **more: Any) -> tuple[int, str]:  # noqa: ANN401 - see `ask`
     try:
-        return ask(url, path)
+        return ask(url, path, **more)
     except NoAnswer as error:
         _fail(str(error))
+
+
+def _secret(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        _fail(f"--token-file: cannot read {path}: {getattr(error, 'strerror', None) or 'it is not text'}")
 
 
 def _fail(words: str) -> NoReturn:

@@ -17,8 +17,9 @@ import torch
 from tta_daemon.answers import About, answers, predictions
 from tta_daemon.control.checkpoint import Checkpoint
 from tta_daemon.control.config import Config
-from tta_daemon.control.reload import Slot
+from tta_daemon.control.errands import Done, Errand, Errands
 from tta_daemon.control.scribe import Scribe
+from tta_daemon.control.slot import Result, Slot
 from tta_daemon.control.web.board import Board
 from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected
 from tta_daemon.learner import Learner
@@ -32,7 +33,7 @@ from tta_daemon.stream.records import Batch, Partition
 from tta_daemon.stream.sink import Sink
 from tta_daemon.stream.source import Source
 from tta_daemon.watch.labels import Labels
-from tta_daemon.watch.metrics import Metrics
+from tta_daemon.watch.metrics import Metrics, Restore
 
 RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Pauses between attempts to reach a broker; the last one stays."""
@@ -79,7 +80,8 @@ class Daemon:
         self.learner = learner
         self.metrics = metrics
         self.board = board
-        self.slot = slot or Slot()
+        self.slot = slot or Slot(config, deployed)
+        self.errands = Errands()
         self.taken = taken
         self.fresh_state = fresh_state
         self.clock = clock
@@ -117,7 +119,7 @@ class Daemon:
             except BrokerUnreachable as fault:
                 pause_s = next(pauses)
                 log.warning("no broker; trying again", error=str(fault), in_s=pause_s)
-                self._stopping.wait(pause_s)
+                self._pause(pause_s)
             else:
                 self.source, self.sink, self.labels = world.source, world.sink, world.labels
                 self.scribe.checkpoint = world.checkpoint
@@ -146,6 +148,7 @@ class Daemon:
         for end in ("source", "sink", "labels"):
             if (opened := getattr(self, end, None)) is not None:
                 opened.close()
+        self.decoder.close()
 
     @property
     def stopping(self) -> bool:
@@ -159,6 +162,7 @@ class Daemon:
     def turn(self) -> None:
         """Everything that changes state happens here, in this order, on this thread."""
         self.take_over()
+        self.run_errands()
         try:
             self.follow_assignment()
             self.admit()
@@ -166,6 +170,8 @@ class Daemon:
                 self.answer(batch)
                 if not self.ledger.ragged:
                     self.settle_when_due()
+            if self.crowded:
+                self.clear()
             self.labels.join(self.clock())
             self.settle_when_due()
         except DeliveryError as fault:
@@ -177,22 +183,63 @@ class Daemon:
         ready = self.slot.take()
         if ready is None:
             return
+        if ready.decoder is not None:
+            self.change_decoder(ready.decoder)
         config = self.config = ready.config
         self._settings = config.masked()
         self.deployed = ready.deployed or self.deployed
-        self.decoder = ready.decoder or self.decoder
         self.learner.take(self.deployed, config.adapt, config.watch.sample, ready.adapter)
         self.scribe.every_s = config.checkpoint.every_s
         if ready.adapter is not None:
             self.scribe.departed()
+            self._settled_at -= config.settle.every_s  # what is saved must not be another method's for long
         self.batcher.size, self.batcher.patience_s = config.batch.size, config.batch.patience_s
         self.reject_ratio.tune(config.limits.reject_ratio, config.limits.reject_window)
-        self.labels.tune(config.watch, self.deployed.labels)
+        if self._connected:
+            self.labels.tune(config.watch, self.deployed.labels)
         self.taken(config)
         self.metrics.model(self.deployed.name, self.deployed.digest, config.adapt.method, config.model.device)
         self.metrics.configured(config.digest)
-        self.metrics.reloaded("applied")
+        self.metrics.reloaded(Result.APPLIED, in_force=self.slot.taken().result is Result.APPLIED)
         log.info("configuration taken", digest=config.digest, **{c.path: f"{c.old} -> {c.new}" for c in ready.changes})
+
+    def change_decoder(self, decoder: Decoder) -> None:
+        """Answer what waits by the model that it was decoded for; then decode for the one that comes."""
+        try:
+            self.clear()
+        except DeliveryError as fault:
+            self.read_again(fault)
+        self.decoder.close()
+        self.decoder = decoder
+
+    def run_errands(self) -> None:
+        """Do what was asked for from outside."""
+        for errand, asked in self.errands.take().items():
+            done = self.reset() if errand is Errand.RESET else self.save()
+            log.info("errand", errand=errand.value, done=done.done, words=done.words)
+            asked.set_result(done)
+
+    def reset(self) -> Done:
+        """Forget what was learned: the deployed model answers, and learning begins anew."""
+        steps = self.learner.step
+        self.learner.adapter.rewind()
+        self.scribe.departed()
+        self.metrics.restored(Restore.REQUESTED)
+        return Done(done=True, words=f"{self.learner.method} has forgotten {steps} steps and begins anew")
+
+    def save(self) -> Done:
+        """Settle now, and save what was learned."""
+        if self.scribe.checkpoint is None:
+            return Done(done=False, words='no state is saved anywhere: checkpoint.kind is "none"')
+        timeout_s = self.config.settle.timeout_s
+        self.scribe.hasten(timeout_s)
+        try:
+            self.settle()
+        except DeliveryError as fault:
+            self.read_again(fault)
+        if self.scribe.kept(self.progress.learned, timeout_s):
+            return Done(done=True, words=f"the state is saved, at step {self.learner.step}")
+        return Done(done=False, words="the state could not be saved; the log says why")
 
     def admit(self) -> None:
         """Read records; let the good ones wait for their batch, bury the others. What was answered stays answered."""
@@ -201,6 +248,8 @@ class Daemon:
         for record in records:
             if self.progress.answers(record.position):
                 self.ledger.opened(record.position, record.size_bytes)
+        if not records:
+            return
         self.metrics.consumed(records)
         with self.metrics.timed("decode"):
             decoded = self.decoder.decode_all(records)
@@ -221,10 +270,11 @@ class Daemon:
         said = predictions(answered.logits, self.deployed.labels)
         about = About(self.deployed.name, self.learner.method, self.learner.step)
         replies = zip(batch.samples, answers(batch, said, answered.source, about), strict=True)
-        for sample, reply in compress(replies, unanswered):
-            self.sink.send(reply.message(self.config.kafka.output_topic, sample.record))
-            self.ledger.closed(sample.record.position)
-            self.labels.answered(reply, self.clock())
+        with self.metrics.timed("produce"):
+            for sample, reply in compress(replies, unanswered):
+                self.sink.send(reply.message(self.config.kafka.output_topic, sample.record))
+                self.ledger.closed(sample.record.position)
+                self.labels.answered(reply, self.clock())
         if any(unanswered):
             self.metrics.answered(replace(batch, samples=tuple(compress(batch.samples, unanswered))), answered)
         self.metrics.relearned(unanswered.count(False))
@@ -241,8 +291,7 @@ class Daemon:
         if self.ledger.ragged and self.config.kafka.delivery == "exactly_once":
             if late_s < self.config.settle.every_s:
                 return  # the batch that closes the gap may be about to go out
-            for batch in self.batcher.drain():
-                self.answer(batch)
+            self.clear()
         self.settle()
 
     def settle(self) -> None:
@@ -261,17 +310,16 @@ class Daemon:
         """Forget what was not settled and go back to where the group stands: nothing is lost, some may come twice."""
         log.warning("not delivered; reading again from what was committed", error=str(fault))
         self.metrics.undelivered()
+        self.batcher.drain()
         for pause_s in chain(RETRY_S, repeat(RETRY_S[-1])):
             try:
                 self.sink.abandon()
                 break
             except DeliveryError as still:
                 log.warning("the broker is away; trying again", error=str(still), in_s=pause_s)
-                self.report()
-                if self._stopping.wait(pause_s):
+                if not self._pause(pause_s):
                     raise
         partitions = self.source.assignment()
-        self.batcher.drop(partitions)
         self.ledger.forget(partitions)
         self.source.rewind(partitions)
         for partition, offset in self.progress.behind(partitions).items():
@@ -286,8 +334,7 @@ class Daemon:
         self.let_go(changes.lost)
         try:
             if changes.revoked:
-                for batch in self.batcher.drain():
-                    self.answer(batch)
+                self.clear()
                 self.settle()
         finally:
             self.let_go(changes.revoked)
@@ -336,25 +383,63 @@ class Daemon:
         accuracy = self.labels.accuracy.recent
         self.board.publish(
             {
-                "model": {"name": self.deployed.name, "digest": self.deployed.digest[:12]},
-                "method": self.learner.method,
-                "step": self.learner.step,
+                **self._about(),
                 "partitions": sorted(f"{topic}-{number}" for topic, number in self.source.assignment()),
                 "waiting_images": self.batcher.waiting,
                 "open_records": self.ledger.open_count,
                 "accuracy": {"images": accuracy.images, "adapted": accuracy.adapted, "source": accuracy.source},
-                "config": {"digest": self.config.digest, "settings": self._settings},
-                "reload": {"result": self.slot.verdict.result, "words": self.slot.verdict.words},
             }
         )
 
-    def drain(self) -> None:
-        """Answer what waits, settle with the state saved, and leave."""
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits that it must wait for company no longer."""
+        limits = self.config.limits
+        return self.batcher.waiting >= limits.waiting_images or self.ledger.open_bytes >= limits.waiting_bytes
+
+    def clear(self) -> None:
+        """Answer what waits, full batches or not."""
         for batch in self.batcher.drain():
             self.answer(batch)
-        self.scribe.hasten(self.config.settle.timeout_s)
-        self.settle()
+
+    def drain(self) -> None:
+        """Answer what waits, as long as there is time for it, settle with the state saved, and leave."""
+        until = self.clock() + self.config.limits.drain_s
+        for batch in self.batcher.drain():
+            if self.clock() < until:
+                self.answer(batch)
+        if self.ledger.open_count:
+            log.warning("no time to answer everything: whoever reads on will", open=self.ledger.open_count)
+        if not (self.ledger.ragged and self.config.kafka.delivery == "exactly_once"):
+            self.scribe.hasten(self.config.settle.timeout_s)
+            self.settle()
         log.info("drained", open=self.ledger.open_count)
+
+    def _about(self) -> dict[str, object]:
+        """What there is to say with a broker or without."""
+        return {
+            "model": {"name": self.deployed.name, "digest": self.deployed.digest[:12]},
+            "method": self.learner.method,
+            "step": self.learner.step,
+            "config": {"digest": self.config.digest, "settings": self._settings},
+            "reload": self.slot.status(),
+        }
+
+    def _pause(self, pause_s: float) -> bool:
+        """Wait for better times, not deaf to a new configuration meanwhile. False where the daemon is to stop."""
+        for _ in range(max(1, round(pause_s / POLL_S))):
+            self.take_over()
+            if self._connected:
+                self.report()
+            else:
+                self.board.publish(self._about())
+            if self._stopping.wait(min(POLL_S, pause_s)):
+                return False
+        return True
+
+    @property
+    def _connected(self) -> bool:
+        return getattr(self, "labels", None) is not None
 
     def _patience_s(self) -> float:
         """How long to wait for records: not past the moment when a batch or a settlement is due."""

@@ -5,9 +5,9 @@ Policy only. How an answer is computed and what is learned from it is the method
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import structlog
 import torch
@@ -21,6 +21,12 @@ from tta_daemon.control.snapshot import REMEDY, Snapshot, identity_of
 from tta_daemon.errors import CheckpointError, ConfigError
 from tta_daemon.model.load import Deployed
 from tta_daemon.stream.records import Partition
+
+MOST_LEFT = 4
+"""States of methods that were left which are remembered: the latest."""
+
+DICE = ("dice._extra_state/state",)
+"""Where an adapter's memory holds its randomness."""
 
 PSEUDO_IMAGES = 16
 """What the source's statistics count as beside a batch too small to learn from (Schneider et al. 2020)."""
@@ -60,6 +66,13 @@ class Answered:
     source_seconds: float = 0.0
 
 
+class _Left(NamedTuple):
+    """What was learned by a method that is not in use any more, and what its randomness came from."""
+
+    memory: adapters.Memory
+    fortune: tuple[int, torch.device]
+
+
 class Learner:
     """One adapter and the rules by which it learns.
 
@@ -78,7 +91,7 @@ class Learner:
         self._sample = sample
         self._clock = clock
         self.adapter = newborn(deployed, adapt)
-        self._left: dict[tuple[str, str], adapters.Memory] = {}
+        self._left: dict[frozenset[tuple[str, str]], _Left] = {}
         self._batches = 0
         self._sampled = 0.0
         self._learned_at = self._learned_for = 0.0
@@ -94,20 +107,37 @@ class Learner:
         return int(self.adapter.steps)
 
     def take(self, deployed: Deployed, adapt: Adapt, sample: float, adapter: adapters.Adapter | None) -> None:
-        """Go on by other settings, with another adapter where one was built.
+        """Go on by other settings, with another adapter where one was built. Cannot fail.
 
-        What the old adapter learned is kept, and given back when its model and method return.
+        What the old adapter learned is kept, and given back when the same model, method and structural options return.
         """
+        if adapter is not None:
+            self._left[self._identity] = _Left(self.adapter.dump(), self._fortune)
+            self.adapter = adapter
+        self._deployed, self._adapt, self._sample = deployed, adapt, sample
         if adapter is None:
             self.adapter.tune(adapt.chosen())
-        else:
-            self._left[self._deployed.digest, self._adapt.method] = self.adapter.dump()
-            self.adapter = adapter
-            remembered = self._left.pop((deployed.digest, adapt.method), None)
-            if remembered is not None:
-                with suppress(ValueError):  # other structural options: what was learned does not fit any more
-                    adapter.load(remembered)
-        self._deployed, self._adapt, self._sample = deployed, adapt, sample
+        elif (left := self._left.pop(self._identity, None)) is not None:
+            self._return_to(left)
+        while len(self._left) > MOST_LEFT:
+            del self._left[next(iter(self._left))]
+
+    @property
+    def _identity(self) -> frozenset[tuple[str, str]]:
+        return frozenset(identity_of(self._deployed, self._adapt).items())
+
+    @property
+    def _fortune(self) -> tuple[int, torch.device]:
+        """What the adapter's randomness comes from."""
+        return self._adapt.seed, self._deployed.classifier.mean.device
+
+    def _return_to(self, left: "_Left") -> None:
+        """Go on where this state was left; with new randomness, where that is wanted."""
+        dice = {} if left.fortune == self._fortune else {n: t for n, t in self.adapter.dump().items() if n in DICE}
+        try:
+            self.adapter.load({**left.memory, **dice})
+        except (ValueError, KeyError, RuntimeError) as fault:
+            self._fail(fault)
 
     def snapshot(self, learned: Mapping[Partition, int]) -> Snapshot:
         """A copy of all that was learned, from the records before these offsets."""

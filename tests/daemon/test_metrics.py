@@ -53,7 +53,7 @@ def live():
     metrics.drifted(Detector.ENTROPY, 0.5, 0.2)
     metrics.model("resnet", "f" * 64, "tent", "cpu")
     metrics.configured("abc")
-    metrics.reloaded("refused")
+    metrics.reloaded("refused", in_force=False)
     metrics.settled()
     return metrics
 
@@ -180,11 +180,14 @@ def test_drift_is_score_threshold_and_state(metrics):
 
 def test_reloads_follow_the_convention_of_prometheus(metrics):
     metrics.configured("one")
-    metrics.reloaded("refused")
+    metrics.reloaded("refused", in_force=False)
     assert value(metrics, "tta_config_last_reload_successful") == 0
-    metrics.reloaded("applied")
-    metrics.configured("two")
+    metrics.reloaded("unchanged", in_force=True)
     assert value(metrics, "tta_config_last_reload_successful") == 1
+    metrics.configured("two")
+    metrics.reloaded("applied", in_force=True)
+    assert value(metrics, "tta_config_last_reload_successful") == 1
+    assert value(metrics, "tta_config_reloads_total", result="refused") == 1
     assert value(metrics, "tta_config_last_reload_success_timestamp_seconds") == NOW
     assert value(metrics, "tta_config_info", digest="one") is None
     assert value(metrics, "tta_config_info", digest="two") == 1

@@ -101,7 +101,7 @@ def test_status_is_what_was_published(web, board):
 def test_head_and_wrong_methods_and_wrong_paths(web):
     assert web.head("/-/healthy").status_code == 200
     assert web.post("/-/healthy").status_code == 405
-    assert web.post("/-/reload").status_code == 404
+    assert web.post("/-/reload").status_code == 403
     assert web.get("/nothing").status_code == 404
     assert "/metrics" in web.get("/").text
 

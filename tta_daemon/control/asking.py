@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from tta_daemon.errors import TtaError
 
@@ -15,8 +15,10 @@ class NoAnswer(TtaError):  # noqa: N818 - named for what happened
     """Nothing that speaks HTTP listens there."""
 
 
-def ask(url: str, path: str) -> tuple[int, str]:
-    """The status code and text of one page.
+def ask(
+    url: str, path: str, *, method: str = "GET", token: str = "", patience_s: float = PATIENCE_S
+) -> tuple[int, str]:
+    """The status code and text of one page; with the bearer token, where there is one.
 
     Raises:
         NoAnswer: there is nobody to answer, or the address is none.
@@ -24,7 +26,9 @@ def ask(url: str, path: str) -> tuple[int, str]:
     if not url.startswith(("http://", "https://")):
         raise NoAnswer(f"{url!r} does not start with http://")
     try:
-        with urlopen(url.rstrip("/") + path, timeout=PATIENCE_S) as answer:  # noqa: S310 - the scheme was checked
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        request = Request(url.rstrip("/") + path, method=method, headers=headers)  # noqa: S310 - the scheme was checked
+        with urlopen(request, timeout=patience_s) as answer:  # noqa: S310
             return answer.status, answer.read().decode()
     except HTTPError as error:
         with error:

@@ -6,68 +6,31 @@ slot: a newer file replaces it.
 """
 
 import hashlib
+import sys
 import threading
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import structlog
 
-from adapters import Adapter
-from tta_daemon.control.config import Change, Config, Reach, changes, load
+from tta_daemon.control.config import LARGEST_FILE, Change, Reach, changes, load
 from tta_daemon.control.faults import ConfigRefused, Fault
+from tta_daemon.control.slot import Prepare, Result, Slot, Verdict
 from tta_daemon.errors import ConfigError
-from tta_daemon.model.load import Deployed
-from tta_daemon.stream.decode import Decoder
 
 LOOK_EVERY_S = 1.0
-LARGEST_FILE = 1 << 20
+STILL_S = 0.1
+"""How long a file must hold still before it is read: whoever writes it may not be done."""
+
+SWITCH_S = 0.0005
+"""How long Python computes for the preparation before it looks whether the loop wants to."""
+
+NEVER = "never"
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A configuration ready to be taken, and the components that it needs built anew; None where the old one stays."""
-
-    config: Config
-    changes: tuple[Change, ...]
-    deployed: Deployed | None = None
-    adapter: Adapter | None = None
-    decoder: Decoder | None = None
-
-
-Prepare = Callable[[Config, Config, Deployed], Prepared]
-"""From the configuration in force, the new one and the deployed model; raises ConfigError to refuse."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What became of one look at the file."""
-
-    result: str
-    words: str
-
-
-class Slot:
-    """One thing handed from the watcher to the loop; a newer one replaces it. Beside it, how the last look ended."""
-
-    def __init__(self) -> None:
-        self.verdict = Verdict("none", "")
-        self._lock = threading.Lock()
-        self._held: Prepared | None = None
-
-    def put(self, prepared: Prepared) -> None:
-        """Leave it for the loop."""
-        with self._lock:
-            self._held = prepared
-
-    def take(self) -> Prepared | None:
-        """Take what lies here, if anything does."""
-        with self._lock:
-            held, self._held = self._held, None
-            return held
 
 
 class Reloader:
@@ -77,8 +40,8 @@ class Reloader:
         path: the file. It may be replaced (``mv``), rewritten, or be a link into a ConfigMap that is swapped.
         environ: what the environment says in place of the file.
         prepare: builds what a change needs.
-        in_force: the configuration and model that the loop works by at this moment.
-        told: called with every verdict, on the watcher's thread.
+        slot: where that waits for the loop.
+        told: called with every verdict, on the thread that looked.
     """
 
     def __init__(
@@ -86,15 +49,14 @@ class Reloader:
         path: Path,
         environ: Mapping[str, str],
         prepare: Prepare,
-        in_force: Callable[[], tuple[Config, Deployed]],
-        told: Callable[[Verdict], None],
+        slot: Slot,
+        told: Callable[[Verdict], None] = lambda _: None,
     ) -> None:
-        self.slot = Slot()
+        self.slot = slot
         self._path, self._environ = path, environ
-        self._prepare, self._in_force, self._told = prepare, in_force, told
-        self._digest = content_digest(path)
-        self._asked = threading.Event()
-        self._stopping = threading.Event()
+        self._prepare, self._told = prepare, told
+        self._looked_at = self._seen = NEVER  # the file may have changed since it was read for the start
+        self._asked: SimpleQueue[Future[Verdict] | None] = SimpleQueue()  # its put may interrupt itself: signals do
         self._looking = threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="reload", daemon=True)
 
@@ -104,53 +66,69 @@ class Reloader:
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Stop watching."""
-        self._stopping.set()
-        self._asked.set()
+        self._asked.put(None)
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
 
-    def ask(self) -> None:
-        """Look at the file now, changed or not. Safe to call from a signal handler."""
-        self._asked.set()
+    def ask(self) -> Future[Verdict]:
+        """Have the file looked at now, changed or not. Safe to call from a signal handler."""
+        asked: Future[Verdict] = Future()
+        self._asked.put(asked)
+        return asked
 
     def look(self) -> Verdict:
         """Read the file, check it, prepare what it needs and leave that for the loop."""
         with self._looking:
-            self._digest = content_digest(self._path)
-            verdict = self.slot.verdict = self._look()
-        self._told(verdict)
+            first = self._looked_at == NEVER
+            self._looked_at = self._seen = content_digest(self._path)
+            with _yielding():
+                verdict = self._look()
+            if not (first and verdict.result is Result.UNCHANGED):
+                self._told(verdict)
         return verdict
 
     def _look(self) -> Verdict:
-        waiting = self.slot.take()  # while we prepare, the loop must not move the ground under us
-        in_force, deployed = self._in_force()
+        standing, waiting = self.slot.withdraw()
         try:
-            new = _read(self._path, self._environ)
-            found = tuple(changes(in_force, new))
-            if not found:
-                return Verdict("unchanged", "the file says what is in force")
+            new = load(self._path, self._environ)
+            found = tuple(changes(standing.config, new))
             _refuse_restarts(found)
-            prepared = self._prepare(in_force, new, deployed)
-        except ConfigError as fault:
-            if waiting is not None:
-                self.slot.put(waiting)
-            log.error("reload refused; everything stays as it was", reason=str(fault))  # noqa: TRY400 - the words say it all
-            return Verdict("refused", str(fault))
-        self.slot.put(prepared)
-        return Verdict("applied", ", ".join(f"{c.path}: {c.old} -> {c.new}" for c in found))
+            ready = self._prepare(standing.config, new, standing.deployed) if found else None
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the daemon goes on as it was
+            ready, verdict = waiting, _refusal(fault)
+        else:
+            words = "; ".join(f"{c.path}: {c.old} -> {c.new}" for c in found)
+            verdict = Verdict(Result.PREPARED, words) if found else Verdict(Result.UNCHANGED, "it is in force already")
+        self.slot.put(ready, verdict)
+        return verdict
 
     def _watch(self) -> None:
-        while not self._stopping.is_set():
-            asked = self._asked.wait(LOOK_EVERY_S)
-            self._asked.clear()
-            if self._stopping.is_set():
-                return
-            try:
-                if asked or content_digest(self._path) != self._digest:
-                    self.look()
-            except Exception:
-                log.exception("the configuration could not be looked at; trying again")
-                time.sleep(LOOK_EVERY_S)
+        while (asked := self._wait()) is not None:
+            if asked or self._changed():
+                verdict = self.look()
+                for future in asked:
+                    with suppress(Exception):  # nobody waits for it any more
+                        future.set_result(verdict)
+
+    def _wait(self) -> list[Future[Verdict]] | None:
+        """Whoever asked for a look, after a while also nobody; None when it is time to stop."""
+        asked: list[Future[Verdict]] = []
+        try:
+            while (future := self._asked.get(not asked, self._patience_s())) is not None:
+                asked.append(future)
+        except Empty:
+            return asked
+        for left in asked:
+            left.cancel()
+        return None
+
+    def _patience_s(self) -> float:
+        return LOOK_EVERY_S if self._seen == self._looked_at else STILL_S
+
+    def _changed(self) -> bool:
+        """Whether the file holds something else than at the last look, and holds still."""
+        before, self._seen = self._seen, content_digest(self._path)
+        return before == self._seen != self._looked_at
 
 
 def content_digest(path: Path) -> str:
@@ -162,14 +140,23 @@ def content_digest(path: Path) -> str:
         return ""
 
 
-def _read(path: Path, environ: Mapping[str, str]) -> Config:
+@contextmanager
+def _yielding() -> Iterator[None]:
+    """Let other threads compute more often than Python would: the loop must not stand still while we prepare."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
     try:
-        size = path.stat().st_size
-    except OSError:
-        size = 0
-    if size > LARGEST_FILE:
-        raise ConfigError(str(path), f"{size} bytes are no configuration", f"keep it below {LARGEST_FILE} bytes")
-    return load(path, environ)
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def _refusal(fault: Exception) -> Verdict:
+    if isinstance(fault, ConfigError):
+        log.error("reload refused; everything stays as it was", reason=str(fault))
+        return Verdict(Result.REFUSED, str(fault))
+    log.error("reload refused; everything stays as it was", exc_info=fault)
+    return Verdict(Result.REFUSED, f"it could not be prepared: {type(fault).__name__}: {fault}")
 
 
 def _refuse_restarts(found: tuple[Change, ...]) -> None:

@@ -82,6 +82,12 @@ class Scribe:
         if self._writer is not None:
             self._writer.join(timeout_s)
 
+    def kept(self, learned: Learned, timeout_s: float) -> bool:
+        """Whether a state that has learned all this outlives us; waits for one under way."""
+        if self._writer is not None:
+            self._writer.join(timeout_s)
+        return self._kept == learned
+
     def resumed(self, snapshot: Snapshot) -> None:
         """What we have is what was saved."""
         self._kept, self._hurried, self._first = snapshot.learned, False, False

@@ -99,8 +99,8 @@ class Batch(Section):
 class Limits(Section):
     """What the daemon holds at most, and when it gives up."""
 
-    waiting_images: int = setting(1024, "Images waiting above which the source is paused.", LIVE, ge=1)
-    waiting_bytes: int = setting(256 << 20, "Bytes waiting above which the source is paused.", LIVE, ge=1)
+    waiting_images: int = setting(1024, "Images waiting at which batches leave before they are full.", LIVE, ge=1)
+    waiting_bytes: int = setting(256 << 20, "Bytes waiting at which batches leave before they are full.", LIVE, ge=1)
     reject_ratio: float = setting(0.5, "Share of rejected records above which the daemon stops.", LIVE, gt=0, le=1)
     reject_window: int = setting(1000, "Records over which that share is taken.", LIVE, ge=1)
     drain_s: float = setting(30.0, "How long a stop may take to answer what is left.", LIVE, gt=0)

@@ -171,14 +171,17 @@ class Metrics:
         """This configuration is in force from now on."""
         self._at.config.clear()
         self._at.config.labels(digest).set(1)
-        self._at.reload_ok.set(1)
-        self._at.reload_at.set(self._now())
+        self._agreed(in_force=True)
 
-    def reloaded(self, result: str) -> None:
-        """A reload was asked for: applied, refused, or unchanged."""
+    def reloaded(self, result: str, *, in_force: bool) -> None:
+        """A reload was applied, refused, or changed nothing; is what the file says in force now?"""
         self._at.reloads.labels(result).inc()
-        if result == "refused":
-            self._at.reload_ok.set(0)
+        self._agreed(in_force=in_force)
+
+    def _agreed(self, *, in_force: bool) -> None:
+        self._at.reload_ok.set(in_force)
+        if in_force:
+            self._at.reload_at.set(self._now())
 
     def _looked_at(self, model: str, logits: Tensor) -> None:
         log_p = logits.detach().double().log_softmax(1)

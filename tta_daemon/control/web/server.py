@@ -16,6 +16,7 @@ from starlette.routing import Route
 from tta_daemon import __version__
 from tta_daemon.control.sections import Http
 from tta_daemon.control.web.board import Board, Verdict
+from tta_daemon.control.web.lifecycle import Lifecycle
 from tta_daemon.errors import ConfigError
 
 __all__ = ["Board", "Server"]
@@ -24,7 +25,7 @@ MOST_CONNECTIONS = 256
 
 
 class Server:
-    """Listens from `start` to `stop`. It reads the board and the registry, and writes to neither.
+    """Listens from `start` to `stop`. It reads the board and the registry; what it may change is `lifecycle`'s matter.
 
     Args:
         http: the ``[http]`` section.
@@ -36,10 +37,13 @@ class Server:
         self._http = http
         self._board = board
         self._registry = registry
+        self.lifecycle = Lifecycle(http)
         self._socket: socket.socket | None = None
+        pages = Starlette(routes=self._routes())
+        pages.router.redirect_slashes = False
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
-                Starlette(routes=self._routes()),
+                pages,
                 http="h11",
                 ws="none",
                 lifespan="off",
@@ -84,7 +88,7 @@ class Server:
 
     def tune(self, http: Http) -> None:
         """Go on with other settings; host and port stay."""
-        self._http = http
+        self._http = self.lifecycle.http = http
 
     def _run(self) -> None:
         self._uvicorn.run(sockets=[self._socket] if self._socket else None)
@@ -96,10 +100,12 @@ class Server:
             Route("/-/healthy", self._healthy),
             Route("/-/ready", self._is_ready),
             Route("/api/status", self._status),
+            *self.lifecycle.routes(),
         ]
 
     async def _index(self, _: Request) -> Response:
-        pages = "\n".join(route.path for route in self._routes()[1:])
+        routes = [route for route in self._routes()[1:] if self._http.lifecycle or "POST" not in (route.methods or ())]
+        pages = "\n".join(f"{'POST ' if 'POST' in (route.methods or ()) else ''}{route.path}" for route in routes)
         return PlainTextResponse(f"tta-daemon {__version__}\n\n{pages}\n")
 
     async def _metrics(self, request: Request) -> Response:
