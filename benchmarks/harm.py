@@ -94,6 +94,18 @@ def summary(ours: Run, frozen: Run, source: Stream, laid: Plan) -> dict[str, Any
     }
 
 
+def written(found: Mapping[str, Any]) -> str:
+    """As JSON, a line for each cell."""
+    columns = (
+        f"{json.dumps(name)}: {{\n"
+        + ",\n".join(f"{json.dumps(method)}: {json.dumps(cell)}" for method, cell in cells.items())
+        + "\n}"
+        for name, cells in found["cells"].items()
+    )
+    heads = (f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in found.items() if key != "cells")
+    return "{\n" + "".join(heads) + '"cells": {\n' + ",\n".join(columns) + "\n}\n}\n"
+
+
 def main() -> None:
     """Fill in the cells that are not there yet, column by column."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,7 +132,7 @@ def main() -> None:
             frozen, laid = cell("source", column, deployed, source, frozen)
             ours, _ = cell(method, column, deployed, source, frozen if method == "source" else None)
             cells[method] = summary(ours, frozen, source, laid)
-            options.out.write_text(json.dumps(found, indent=1) + "\n")
+            options.out.write_text(written(found))
             error, verdict = cells[method]["error"], cells[method]["against"]["verdict"]
             print(
                 f"{name:20} {method:8} {100 * error:5.1f} {verdict:14} {time.perf_counter() - began:6.0f} s", flush=True

@@ -145,6 +145,36 @@ def demo(
 
 
 @app.command()
+def prepare(  # noqa: PLR0913 - what a person may say
+    config: Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration, a TOML file.")],
+    source: Annotated[Path, typer.Option(metavar="DATA", help="Source images: .npz, or a folder CLASS/PICTURE.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The prior to write.")] = Path(
+        "prior.safetensors"
+    ),
+    *,
+    labels: Annotated[bool, typer.Option("--labels/--no-labels", help="Use the labels that come with them.")] = True,
+    held_out: Annotated[bool, typer.Option("--held-out", help="The model was not trained on these images.")] = False,
+    window: Annotated[int, typer.Option(min=1, help="Images over which drift and accuracy are watched.")] = 1024,
+    methods: Annotated[str, typer.Option(metavar="NAMES", help="Whose priors to make, with commas; all: all.")] = "",
+) -> None:
+    """Look at the source domain once, and write down all that the daemon needs to know of it.
+
+    Images that the model was never trained on are best; say so with --held-out. An interrupted run goes on where it
+    was. The same data, model and settings give the same bytes.
+
+    Example: tta-daemon prepare --config config.toml --source validation.npz --held-out --output prior.safetensors
+    """
+    with refusals():
+        settings = loaded(config)
+        from tta_daemon.offline import prepare as preparing  # noqa: PLC0415 - torch comes with it
+
+        wanted = preparing.named(methods)
+        known = preparing.run(settings, source, output, labels=labels, held_out=held_out, window=window, methods=wanted)
+    about = known.manifest
+    typer.echo(f"{output}: what {about.images} images say of {about.classes} classes, and {len(known.priors)} priors")
+
+
+@app.command()
 def healthcheck(url: Url = NEARBY) -> None:
     """Ask a running daemon whether its loop turns; for containers without curl. Exits with 0 or 1.
 

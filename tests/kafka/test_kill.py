@@ -123,29 +123,36 @@ def admin(broker):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(broker, images, admin, until, tmp_path_factory):
+def reach(admin, until):
+    """Wait until a daemon has committed so much."""
+    return lambda daemon, offset: until(lambda: daemon.committed(admin) >= offset, 120)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(broker, images, reach, tmp_path_factory):
     """What a daemon has learned that was never killed."""
     daemon = Deployment(broker, images, tmp_path_factory.mktemp("kept") / "d", delivery="at_least_once", kind="file")
     with closing(daemon):
         daemon.start()
-        until(lambda: daemon.committed(admin) == RECORDS, 120)
+        reach(daemon, RECORDS)
         assert daemon.end(signal.SIGTERM) == 0
     return daemon.state()
 
 
 @pytest.mark.parametrize(
-    ("delivery", "kind"), [("at_least_once", "file"), ("exactly_once", "kafka"), ("exactly_once", "file")]
+    "ways", [("at_least_once", "file"), ("exactly_once", "kafka"), ("exactly_once", "file")], ids=" ".join
 )
-def test_state_and_answers_survive_sigkill(broker, images, admin, until, uninterrupted, tmp_path, delivery, kind):
+def test_state_and_answers_survive_sigkill(ways, broker, images, reach, uninterrupted, tmp_path):
+    delivery, kind = ways
     daemon = Deployment(broker, images, tmp_path / "d", delivery=delivery, kind=kind)
     with closing(daemon):
         for kill_at in KILLED_AT:
             daemon.start()
-            until(lambda kill_at=kill_at: daemon.committed(admin) >= kill_at, 120)
+            reach(daemon, kill_at)
             assert daemon.end(signal.SIGKILL) == -signal.SIGKILL
             assert daemon.state() is not None
         daemon.start()
-        until(lambda: daemon.committed(admin) == RECORDS, 120)
+        reach(daemon, RECORDS)
         assert daemon.end(signal.SIGTERM) == 0
     said = (daemon.folder / "log").read_text()
     assert said.count("state resumed") == len(KILLED_AT)

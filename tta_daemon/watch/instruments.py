@@ -16,6 +16,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from tta_daemon import __version__
 from tta_daemon.errors import Reason
 from tta_daemon.learner import Hold
+from tta_daemon.watch.estimates import PAIRS
+from tta_daemon.watch.events import Happening
+from tta_daemon.watch.view import DEPTHS
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 DELAYS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0, 7 * 24 * 3600.0)
@@ -45,6 +48,7 @@ class Detector(StrEnum):
     LABELS = "predicted_labels"
     FEATURES = "features"
     ADWIN = "adwin"
+    PAGE_HINKLEY = "page_hinkley"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +164,7 @@ class Instruments:
         self.drift = make(Gauge, "tta_drift_score", "How far the stream is from the source domain.", detectors)
         self.threshold = make(Gauge, "tta_drift_threshold", "The score above which drift is called so.", detectors)
         self.detected = make(Gauge, "tta_drift_detected", "Whether the score is above its threshold.", detectors)
+        self._declare_estimates()
         for gauge in (self.entropy, self.confidence):
             for model in MODELS:
                 gauge.labels(model).set(math.nan)
@@ -167,6 +172,29 @@ class Instruments:
         for model in MODELS:
             for window in WINDOWS:
                 self.accuracy.labels(model, window).set(math.nan)
+
+    def _declare_estimates(self) -> None:
+        make = self._make
+        depths: dict[str, Iterable[str]] = {"depth": DEPTHS}
+        self.depth = make(Gauge, "tta_drift_depth_score", "Distance at the norm layers of a quarter's depth.", depths)
+        pair: dict[str, Iterable[str]] = {"estimator": (), "model": ()}
+        estimate = "tta_accuracy_estimate"
+        self.estimate = make(Gauge, f"{estimate}_ratio", "Accuracy estimated without labels.", pair)
+        self.estimate_low = make(Gauge, f"{estimate}_low_ratio", "Lower end of its 95 % interval.", pair)
+        self.estimate_high = make(Gauge, f"{estimate}_high_ratio", "Upper end of its 95 % interval.", pair)
+        self.estimate_images = make(Gauge, f"{estimate}_images", "Images behind the estimate.", pair)
+        self.estimate_valid = make(Gauge, f"{estimate}_valid", "Whether nothing speaks against the estimate.", pair)
+        for estimator, model in PAIRS:
+            for gauge in (self.estimate, self.estimate_low, self.estimate_high):
+                gauge.labels(estimator, model).set(math.nan)
+            self.estimate_images.labels(estimator, model)
+            self.estimate_valid.labels(estimator, model)
+        self.canary = make(Gauge, "tta_canary_accuracy_ratio", "Labeled source images answered right; NaN: none yet.")
+        self.canary.set(math.nan)
+        self.canary_images = make(Gauge, "tta_canary_images", "Labeled source images behind that.")
+        kinds: dict[str, Iterable[str]] = {"event": list(Happening)}
+        self.events = make(Counter, "tta_watch_events", "What the watch told of.", kinds)
+        self.event_at = make(Gauge, "tta_watch_event_timestamp_seconds", "When it last did.", kinds)
 
     def _declare_identity(self) -> None:
         make = self._make

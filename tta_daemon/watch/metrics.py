@@ -18,6 +18,8 @@ from tta_daemon.errors import Reason
 from tta_daemon.learner import Answered, Hold
 from tta_daemon.stream.records import Batch, Partition, Record
 from tta_daemon.watch.accuracy import Accuracy, Scored, Tally
+from tta_daemon.watch.estimates import Estimate, Estimator
+from tta_daemon.watch.events import Happening
 from tta_daemon.watch.instruments import PHASES, Detector, Instruments, Restore
 
 __all__ = ["Detector", "Metrics", "Restore"]
@@ -122,7 +124,7 @@ class Metrics:
         self._at.save_failures.inc()
 
     def relearned(self, records: int) -> None:
-        """Records were learned from that had been answered before a restart."""
+        """Records are learned from that were answered before a restart."""
         self._at.relearned.inc(records)
 
     def undelivered(self) -> None:
@@ -160,6 +162,29 @@ class Metrics:
         if threshold is not None:
             self._at.threshold.labels(detector).set(threshold)
             self._at.detected.labels(detector).set(score > threshold)
+
+    def drifted_at(self, depth: str, score: float) -> None:
+        """How far the moments of one quarter of the network are from the source's."""
+        self._at.depth.labels(depth).set(score)
+
+    def estimated(self, estimator: Estimator, model: str, estimate: Estimate) -> None:
+        """An accuracy was estimated without labels."""
+        at = self._at
+        at.estimate.labels(estimator, model).set(estimate.value)
+        at.estimate_low.labels(estimator, model).set(estimate.low)
+        at.estimate_high.labels(estimator, model).set(estimate.high)
+        at.estimate_images.labels(estimator, model).set(estimate.images)
+        at.estimate_valid.labels(estimator, model).set(estimate.valid)
+
+    def canary(self, accuracy: float, images: int) -> None:
+        """Labeled source images were answered."""
+        self._at.canary.set(accuracy)
+        self._at.canary_images.set(images)
+
+    def happened(self, kind: Happening) -> None:
+        """The watch told of an event."""
+        self._at.events.labels(kind).inc()
+        self._at.event_at.labels(kind).set(self._now())
 
     def model(self, name: str, digest: str, method: str, device: str) -> None:
         """This model answers from now on, by this method."""
