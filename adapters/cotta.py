@@ -37,7 +37,7 @@ class CottaOptions(Learning):
 
 
 class Cotta(Adapter):
-    """The whole student descends toward its teacher; both start as the source, which is shared, not copied."""
+    """The whole student descends toward its teacher. Both start as copies of the source, which itself never moves."""
 
     options: CottaOptions
 
@@ -55,7 +55,7 @@ class Cotta(Adapter):
         yield target
         loss = self.distance(self.student(images), target)
         restored = 0.0
-        if self.descend(loss, o.lr, o.momentum):
+        if self.descend(loss, o.lr, o.momentum):  # refused where not finite: then nothing moves
             self.teacher.follow(self.student, o.teacher_momentum)
             restored = restore_at_random(self.student, o.restore_rate, self.dice)
         return {"loss": loss.detach(), "restored_ratio": restored, **seen}
@@ -67,7 +67,7 @@ class Cotta(Adapter):
         return logits
 
     def ask_teacher(self, images: Tensor) -> tuple[Tensor, Signals]:
-        """The teacher's logits, averaged over views where the source is unsure (CoTTA, eq. 3-4)."""
+        """The teacher's logits, averaged over views where the source is unsure (CoTTA, eq. 3-4). No gradient."""
         o = self.options
         confidence = self.source(images).softmax(1).amax(1).mean()
         augmented = bool(confidence < o.augment_below)

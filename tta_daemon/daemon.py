@@ -1,12 +1,15 @@
 """The daemon: one loop on one thread that owns all state. Read `turn` first.
 
 A record is *admitted* (decoded and gathered, or buried in the dead letters), its batch is *answered*, then learned
-from, and now and then everything sent is *settled*: delivered first, committed after. What the letters of `Ledger`
-call closed was answered or buried; only offsets behind which everything is closed are ever committed.
+from, and now and then everything sent is *settled*: delivered first, committed after. A record is open in the ledger
+from when it is read until it is answered or buried; an offset is committed only if nothing before it is open.
+
+After a crash a record may come again that was answered, or learned from, or both: `Progress` knows what it still lacks.
 """
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, compress, repeat
 from threading import Event
@@ -40,6 +43,9 @@ RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 POLL_S = 0.5
 """The longest a turn waits for records: how soon a stop or a reload is noticed."""
+
+GAP_S = 0.02
+"""How long a turn waits for records while a settlement waits for the batch that closes a gap."""
 
 REPORT_S = 0.25
 """Time between two reports to the outside."""
@@ -143,12 +149,13 @@ class Daemon:
             log.info("state resumed", partitions=len(snapshot.learned), **snapshot.about)
 
     def disconnect(self) -> None:
-        """Close what `connect` opened, as far as it came."""
-        self.scribe.close(self.config.settle.timeout_s)
-        for end in ("source", "sink", "labels"):
-            if (opened := getattr(self, end, None)) is not None:
-                opened.close()
-        self.decoder.close()
+        """Close what `connect` opened, as far as it came; whatever one of them does, the others are closed."""
+        with ExitStack() as closing:
+            closing.callback(self.decoder.close)
+            for end in ("labels", "sink", "source"):
+                if (opened := getattr(self, end, None)) is not None:
+                    closing.callback(opened.close)
+            closing.callback(self.scribe.close, self.config.settle.timeout_s)
 
     @property
     def stopping(self) -> bool:
@@ -246,7 +253,7 @@ class Daemon:
         polled = self.source.poll(self._patience_s(), self._room())
         records = [record for record in polled if record.position.partition in self._begun]
         for record in records:
-            if self.progress.answers(record.position):
+            if self.progress.must_answer(record.position):
                 self.ledger.opened(record.position, record.size_bytes)
         if not records:
             return
@@ -255,8 +262,8 @@ class Daemon:
             decoded = self.decoder.decode_all(records)
         for record, sample in zip(records, decoded, strict=True):
             if not isinstance(sample, RecordRejected):
-                self.batcher.add(replace(sample, learned=not self.progress.learns(record.position)), self.clock())
-            elif self.progress.answers(record.position):
+                self.batcher.add(replace(sample, learned=not self.progress.must_learn(record.position)), self.clock())
+            elif self.progress.must_answer(record.position):
                 self.sink.send(self.dead_letters.letter(record, sample))
                 self.ledger.closed(record.position)
                 self.metrics.rejected(sample.reason)
@@ -264,7 +271,7 @@ class Daemon:
 
     def answer(self, batch: Batch) -> None:
         """The answer does not wait for learning: ask, send, close, then learn."""
-        unanswered = [self.progress.answers(record.position) for record in batch.records]
+        unanswered = [self.progress.must_answer(record.position) for record in batch.records]
         lag_s = max(0.0, time.time() - min(record.timestamp_s for record in batch.records)) if all(unanswered) else 0.0
         answered = self.learner.answer(torch.from_numpy(batch.images()), lag_s, learned=batch.learned)
         said = predictions(answered.logits, self.deployed.labels)
@@ -298,9 +305,9 @@ class Daemon:
         """Deliver what was sent, save what was learned, commit what it came from; with exactly_once, all as one."""
         offsets, timeout_s = self.ledger.safe(), self.config.settle.timeout_s
         with self.metrics.timed("commit"):
-            self.sink.flush(timeout_s)  # (1)
-            self.scribe.offer(self.progress.learned, self.learner.snapshot)  # (2)
-            self.sink.settle(self.source, offsets, timeout_s)  # (3)
+            self.sink.flush(timeout_s)
+            self.scribe.offer(self.progress.learned, self.learner.snapshot)
+            self.sink.settle(self.source, offsets, timeout_s)
         self.ledger.settled(offsets)
         self.scribe.settled()
         self.metrics.settled()
@@ -444,7 +451,7 @@ class Daemon:
     def _patience_s(self) -> float:
         """How long to wait for records: not past the moment when a batch or a settlement is due."""
         now = self.clock()
-        settlement = self._settled_at + self.config.settle.every_s - now
+        settlement = max(GAP_S, self._settled_at + self.config.settle.every_s - now)  # overdue: it waits for a gap
         due = self.batcher.deadline(now)
         return max(0.0, min(POLL_S, settlement, POLL_S if due is None else due))
 

@@ -20,23 +20,23 @@ def at(offset: int) -> Position:
 def test_nothing_saved_nothing_changes() -> None:
     progress = Progress()
     assert progress.begin(P, 7) == Start()
-    assert progress.learns(at(7))
-    assert progress.answers(at(7))
+    assert progress.must_learn(at(7))
+    assert progress.must_answer(at(7))
     assert progress.behind([P]) == {}
 
 
 def test_a_state_ahead_of_the_group_is_not_taught_twice() -> None:
     progress = Progress({P: 8})
     assert progress.begin(P, 4) == Start()
-    assert [progress.learns(at(n)) for n in (4, 7, 8)] == [False, False, True]
-    assert all(progress.answers(at(n)) for n in (4, 8))
+    assert [progress.must_learn(at(n)) for n in (4, 7, 8)] == [False, False, True]
+    assert all(progress.must_answer(at(n)) for n in (4, 8))
 
 
 def test_a_group_without_offsets_reads_from_its_beginning() -> None:
     progress = Progress({P: 8})
     assert progress.begin(P, None) == Start()
-    assert progress.answers(at(0))
-    assert not progress.learns(at(0))
+    assert progress.must_answer(at(0))
+    assert not progress.must_learn(at(0))
 
 
 def test_what_is_gone_from_the_log_is_skipped_and_told() -> None:
@@ -59,7 +59,7 @@ def test_a_partition_that_comes_back_was_answered_by_another_meanwhile() -> None
     assert progress.learned == {P: 400}
     progress.learned_from([at(403)])
     assert progress.begin(P, 402) == Start()
-    assert not progress.learns(at(403))
+    assert not progress.must_learn(at(403))
 
 
 def test_a_partition_lost_while_catching_up_goes_on_catching_up() -> None:
@@ -80,8 +80,8 @@ def test_each_record_is_learned_and_answered_exactly_as_if_there_had_been_no_cra
     progress = Progress({P: learned})
     start = progress.begin(P, committed).seek
     read = range(committed if start is None else start, 60)
-    assert [n for n in read if progress.learns(at(n))] == [*range(learned, 60)]
-    assert [n for n in read if progress.answers(at(n))] == [*range(committed, 60)]
+    assert [n for n in read if progress.must_learn(at(n))] == [*range(learned, 60)]
+    assert [n for n in read if progress.must_answer(at(n))] == [*range(committed, 60)]
 
 
 @dataclass
@@ -118,7 +118,7 @@ class Crashes(RuleBasedStateMachine):
     def read(self, count: int) -> None:
         process, progress = self.process, self.process.progress
         for offset in range(process.position, process.position + count):
-            learn = progress.learns(at(offset))
+            learn = progress.must_learn(at(offset))
             if process.waiting and process.waiting[0][1] != learn:
                 self.answer()
             process.waiting.append((offset, learn))
@@ -129,7 +129,7 @@ class Crashes(RuleBasedStateMachine):
     def answer(self) -> None:
         process, progress = self.process, self.process.progress
         batch, learn = tuple(offset for offset, _ in process.waiting), process.waiting[0][1]
-        self.unsettled += [offset for offset in batch if progress.answers(at(offset))]
+        self.unsettled += [offset for offset in batch if progress.must_answer(at(offset))]
         if learn:
             process.state.append(batch)
         progress.learned_from([at(offset) for offset in batch])

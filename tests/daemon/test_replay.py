@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import adapters
 from tta_daemon.control.config import Config
 from tta_daemon.errors import TooManyRejected
 from tta_daemon.model.load import load
+from tta_daemon.offline.replay.memory import Peak
 from tta_daemon.offline.replay.orders import parse, plan
 from tta_daemon.offline.replay.results import Results, judged
 from tta_daemon.offline.replay.run import Run, run
@@ -117,6 +119,20 @@ def test_a_failing_method_is_accounted_for(monkeypatch: pytest.MonkeyPatch) -> N
     found, _ = went(world.config(batch={"size": 16}), stream())
     assert found.held == {"failed": 3}
     assert found.sheet.answered.all()
+
+
+def test_a_lag_that_only_a_replay_has_holds_nothing_back() -> None:
+    config = world.config(adapt={"max_lag_s": 1e-9}, batch={"size": 16})
+    assert went(config, stream())[0].held == {}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak")
+def test_the_peak_is_above_what_was_taken_before() -> None:
+    peak = Peak(torch.device("cpu"))
+    before = peak.mib
+    torch.ones(64 << 18)  # 64 MiB, gone at once
+    assert before < 20
+    assert 60 < peak.mib < 100
 
 
 def test_results_hold_every_method_against_the_source(results: Callable[[str], Results]) -> None:

@@ -12,6 +12,8 @@ from nets import images
 from typer.testing import CliRunner
 
 from tta_daemon.cli import app
+from tta_daemon.offline.replay import command
+from tta_daemon.offline.replay.run import run
 
 CONFIG = """
 [model]
@@ -130,6 +132,25 @@ def test_tables_fit_a_narrow_terminal(stream: Path) -> None:
     assert said.exit_code == 0
     assert "…" not in said.stdout
     assert all(len(line) <= 80 for line in said.stdout.splitlines() if not line.startswith(("numbers", "report")))
+
+
+def test_an_interrupt_ends_the_replay_and_keeps_what_is_complete(stream: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(config, *rest):
+        if config.adapt.method == "norm":
+            raise KeyboardInterrupt
+        return run(config, *rest)
+
+    monkeypatch.setattr(command, "run", interrupted)
+    numbers = stream.with_name("r.json")
+    said = call(stream, "-m", "tent,norm,sar", "--limit", "8", "--json", str(numbers))
+    assert said.exit_code == 0
+    assert [m["method"] for m in json.loads(numbers.read_text())["methods"]] == ["source", "tent"]
+
+
+def test_help_has_an_example() -> None:
+    said = CliRunner(env={"NO_COLOR": "1", "TERM": "dumb"}).invoke(app, ["replay", "--help"])
+    assert said.exit_code == 0
+    assert "Example: tta-daemon replay" in said.stdout
 
 
 class Page(HTMLParser):

@@ -210,12 +210,13 @@ def test_an_idle_topic_is_not_taken_for_a_stuck_client(broker, open_source, unti
     sink.close()
     read(source, 3, until)
     until(lambda: source.poll(0.1, 10) or source.lag() == {Partition(topic, 0): 0})
+    renewals = source.renewals  # a slow start may have looked stuck
     end = time.monotonic() + 1.0
     while time.monotonic() < end:
         assert source.poll(0.1, 10) == []
     source.pause(source.assignment())
     assert not source.stuck(time.monotonic() + 100)
-    assert source.renewals == 0
+    assert source.renewals == renewals
 
 
 def test_no_broker_is_said_in_time():

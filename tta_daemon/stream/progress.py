@@ -35,7 +35,7 @@ class Progress:
     >>> progress = Progress({images: 8})  # the state was saved here, 16 records before the crash
     >>> progress.begin(images, committed=24)
     Start(seek=8, skipped=0)
-    >>> [(progress.learns(Position(images, at)), progress.answers(Position(images, at))) for at in (8, 24)]
+    >>> [(progress.must_learn(Position(images, at)), progress.must_answer(Position(images, at))) for at in (8, 24)]
     [(True, False), (True, True)]
     """
 
@@ -71,11 +71,11 @@ class Progress:
         self._learned[partition] = start
         return Start(start if start < committed else None, skipped=start - mark)
 
-    def learns(self, position: Position) -> bool:
+    def must_learn(self, position: Position) -> bool:
         """Whether this record is still to be learned from."""
         return position.offset >= self._learned.get(position.partition, 0)
 
-    def answers(self, position: Position) -> bool:
+    def must_answer(self, position: Position) -> bool:
         """Whether this record is still to be answered."""
         return position.offset >= self._answered.get(position.partition, 0)
 

@@ -8,6 +8,9 @@ from tta_daemon.offline.replay.streams import Stream
 from tta_daemon.stream.memory_log import MemoryLog, MemorySource
 from tta_daemon.stream.records import Record
 
+NEVER_OLD_S = 253_402_300_799.0
+"""The year 9999: records whose clock stands still are not late, so that adapt.max_lag_s holds nothing back."""
+
 
 class Clock:
     """Seconds that pass only while the daemon waits for records: what is full goes out full, however slow we are."""
@@ -54,7 +57,7 @@ class Reel(MemorySource):
             kind, data = self._stream.values[image]
             key = self._stream.keys[image].encode() if self._stream.keys else None
             headers = (("content-type", kind.encode()), ("id", str(step).encode()))
-            self.log.append(self._topic, data, key=key, headers=headers, partition=0)
+            self.log.append(self._topic, data, key=key, headers=headers, partition=0, timestamp_s=NEVER_OLD_S)
             step += 1
         return step - first
 
