@@ -132,6 +132,7 @@ def on_kafka(config: Config, client: dict[str, object], deployed: Deployed, metr
         kafka.group_id,
         instance=kafka.group_instance_id or None,
         start=kafka.start,
+        renewed=metrics.renewed,
         settings=patience
         | {
             "max_poll_interval_ms": round(kafka.max_poll_interval_s * 1000),

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, compress, repeat
+from itertools import compress
 from threading import Event
 
 import structlog
 import torch
 
 from tta_daemon.answers import About, answers, predictions
+from tta_daemon.backoff import Backoff
 from tta_daemon.control.checkpoint import Checkpoint
 from tta_daemon.control.config import Config
 from tta_daemon.control.errands import Done, Errand, Errands
@@ -37,9 +38,6 @@ from tta_daemon.stream.sink import Sink
 from tta_daemon.stream.source import Source
 from tta_daemon.watch.labels import Labels
 from tta_daemon.watch.metrics import Metrics, Restore
-
-RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
-"""Pauses between attempts to reach a broker; the last one stays."""
 
 POLL_S = 0.5
 """The longest a turn waits for records: how soon a stop or a reload is noticed."""
@@ -98,6 +96,7 @@ class Daemon:
         self.scribe = Scribe(None, config.checkpoint.every_s, metrics, clock)
         self.dead_letters = DeadLetters(config.kafka.dead_letters, connect_headers=config.kafka.connect_headers)
         self.reject_ratio = RejectRatio(config.limits.reject_ratio, config.limits.reject_window)
+        self._beginning = Backoff(clock)
         self._begun: set[Partition] = set()
         self._arriving: set[Partition] = set()
         self._stopping = Event()
@@ -118,12 +117,12 @@ class Daemon:
 
     def connect(self) -> bool:
         """Reach the broker, however long it takes. False where the daemon was stopped before it could."""
-        pauses = chain(RETRY_S, repeat(RETRY_S[-1]))
+        backoff = Backoff(self.clock)
         while not self._stopping.is_set():
             try:
                 world = self._connect()
             except BrokerUnreachable as fault:
-                pause_s = next(pauses)
+                pause_s = backoff.failed()
                 log.warning("no broker; trying again", error=str(fault), in_s=pause_s)
                 self._pause(pause_s)
             else:
@@ -267,7 +266,7 @@ class Daemon:
                 self.sink.send(self.dead_letters.letter(record, sample))
                 self.ledger.closed(record.position)
                 self.metrics.rejected(sample.reason)
-            self.reject_ratio.saw(rejected=isinstance(sample, RecordRejected))
+            self.reject_ratio.saw(record.position, rejected=isinstance(sample, RecordRejected))
 
     def answer(self, batch: Batch) -> None:
         """The answer does not wait for learning: ask, send, close, then learn."""
@@ -318,11 +317,13 @@ class Daemon:
         log.warning("not delivered; reading again from what was committed", error=str(fault))
         self.metrics.undelivered()
         self.batcher.drain()
-        for pause_s in chain(RETRY_S, repeat(RETRY_S[-1])):
+        backoff = Backoff(self.clock)
+        while True:
             try:
                 self.sink.abandon()
                 break
             except DeliveryError as still:
+                pause_s = backoff.failed()
                 log.warning("the broker is away; trying again", error=str(still), in_s=pause_s)
                 if not self._pause(pause_s):
                     raise
@@ -361,13 +362,16 @@ class Daemon:
 
         What was read of it before that is known is not admitted, and read again.
         """
+        if not (self._arriving and self._beginning.due):
+            return
         for partition in sorted(self._arriving):
             try:
                 known = self.source.committed([partition]) if self.progress.knows(partition) else {}
                 start = self.progress.begin(partition, known.get(partition), self.source.oldest)
             except BrokerUnreachable as fault:
-                log.warning("no partition can begin; trying again", error=str(fault))
+                log.warning("no partition can begin; trying again", error=str(fault), in_s=self._beginning.failed())
                 return
+            self._beginning.worked()
             if start.skipped:
                 log.warning(
                     "records that were answered before are not learned from", partition=partition, offsets=start.skipped

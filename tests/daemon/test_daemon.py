@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from world import Memory, config, npy, pictures
 
-from tta_daemon.errors import TooManyRejected
+from tta_daemon.errors import BrokerUnreachable, TooManyRejected
+from tta_daemon.stream.progress import Progress
+from tta_daemon.stream.records import Partition
 
 
 def test_every_record_is_answered_or_buried_exactly_once() -> None:
@@ -100,3 +102,28 @@ def test_a_failure_to_adapt_is_answered_by_the_source() -> None:
     assert len(world.answered()) == 8
     answers = [json.loads(r.value) for r in world.log.records("answers")]
     assert all(a["predictions"][0]["class"] == a["source_class"][0] for a in answers)
+
+
+def test_a_partition_that_cannot_begin_is_asked_for_again_after_a_pause() -> None:
+    world, now, asked = Memory(config()), [0.0], []
+    world.send(pictures(8))
+    world.daemon.clock = world.daemon._beginning._clock = lambda: now[0]
+    world.daemon._beginning.worked()
+    world.daemon.connect()
+    world.daemon.progress = Progress({Partition("images", 0): 0})
+    committed = world.daemon.source.committed
+
+    def away(_: object) -> None:
+        asked.append(now[0])
+        raise BrokerUnreachable("nobody answers")
+
+    world.daemon.source.committed = away
+    for _ in range(14):
+        now[0] += 0.25
+        world.daemon.turn()
+    assert asked == [0.25, 0.75, 1.75]
+    assert world.answered() == []
+    world.daemon.source.committed = committed
+    now[0] = 4.0
+    world.run_dry()
+    assert len(world.answered()) == 8

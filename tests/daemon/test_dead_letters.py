@@ -65,16 +65,19 @@ def test_a_long_message_is_cut():
     assert len(dict(letter.headers)["tta.dlq.message"]) <= 1000
 
 
-def saw(ratio, *rejections):
-    for rejected in rejections:
-        ratio.saw(rejected=rejected)
+IMAGES = Partition("images", 0)
+
+
+def saw(ratio, *rejections, offset=0):
+    for at, rejected in enumerate(rejections, offset):
+        ratio.saw(Position(IMAGES, at), rejected=rejected)
 
 
 def test_the_ratio_stops_the_daemon_only_over_its_limit():
     ratio = RejectRatio(limit=0.5, window=20)
     saw(ratio, *[True, False] * 100)
     with pytest.raises(TooManyRejected, match=r"limits\.reject_ratio: 11 of the last 20"):
-        saw(ratio, True, True)
+        saw(ratio, True, True, offset=200)
 
 
 def test_a_few_bad_records_at_the_start_mean_nothing():
@@ -87,4 +90,14 @@ def test_a_few_bad_records_at_the_start_mean_nothing():
 def test_old_rejections_leave_the_window():
     ratio = RejectRatio(limit=0.3, window=40)
     for n in range(2000):
-        ratio.saw(rejected=n % 40 >= 28)
+        ratio.saw(Position(IMAGES, n), rejected=n % 40 >= 28)
+
+
+def test_a_record_that_is_read_again_counts_once():
+    ratio = RejectRatio(limit=0.5, window=20)
+    saw(ratio, *[False] * 15, *[True] * 5)
+    for _ in range(10):
+        saw(ratio, *[True] * 5, offset=15)
+    ratio.saw(Position(Partition("images", 1), 3), rejected=True)
+    with pytest.raises(TooManyRejected, match="11 of the last 20"):
+        saw(ratio, *[True] * 10, offset=20)

@@ -269,7 +269,7 @@ def test_it_is_taken_while_there_is_no_broker_yet(world, monkeypatch):
             raise BrokerUnreachable("nobody")
         return connect()
 
-    monkeypatch.setattr("tta_daemon.daemon.RETRY_S", (0.01,))
+    monkeypatch.setattr("tta_daemon.backoff.PAUSES_S", (0.01,))
     world.daemon._connect = later
     assert world.daemon.connect()
     assert tries == [8, 16]
@@ -278,7 +278,7 @@ def test_it_is_taken_while_there_is_no_broker_yet(world, monkeypatch):
 
 
 def test_it_is_taken_while_the_broker_is_away(learned, monkeypatch):
-    monkeypatch.setattr("tta_daemon.daemon.RETRY_S", (0.01,))
+    monkeypatch.setattr("tta_daemon.backoff.PAUSES_S", (0.01,))
     sink, tries, before = learned.daemon.sink, [], {}
     abandon = sink.abandon
 

@@ -37,6 +37,22 @@ def test_nothing_is_found_where_nothing_is_wrong(broker, config):
     assert list(faults(config())) == []
 
 
+def test_a_folder_that_cannot_be_written_to_is_named(broker, config, tmp_path):
+    broker.create(f"{config().kafka.input_topic}-dlq")
+    file = tmp_path / "file"
+    file.touch()
+    (fault,) = faults(config(f'[checkpoint]\nkind = "file"\nfolder = "{file / "state"}"'))
+    assert fault.path == "checkpoint.folder"
+    assert str(file) in fault.message
+
+
+def test_a_folder_that_will_be_made_is_no_fault_and_is_not_made_yet(broker, config, tmp_path):
+    broker.create(f"{config().kafka.input_topic}-dlq")
+    folder = tmp_path / "a" / "b"
+    assert list(faults(config(f'[checkpoint]\nkind = "file"\nfolder = "{folder}"'))) == []
+    assert not folder.parent.exists()
+
+
 def test_a_missing_secret_file_is_named(config):
     security = 'protocol = "SASL_PLAINTEXT"\nmechanism = "PLAIN"\nusername = "u"\npassword_file = "absent"'
     (fault,) = faults(config(f"[kafka.security]\n{security}"))

@@ -1,8 +1,10 @@
 """What a configuration asks of the world, tried before the daemon starts: the model, its method, secrets, brokers."""
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from kafka import KafkaAdminClient
 
@@ -19,7 +21,7 @@ PATIENCE_S = 5.0
 
 def faults(config: Config) -> Iterator[Fault]:
     """Everything that the world does not have as the configuration wants it."""
-    for check in (_model, _token, _brokers):
+    for check in (_model, _token, _folder, _brokers):
         yield from _collected(check, config)
 
 
@@ -39,6 +41,20 @@ def _model(config: Config) -> Iterator[Fault]:
 def _token(config: Config) -> Iterator[Fault]:
     if config.http.lifecycle and not revealed(config.http.token, config.http.token_file, "http.token"):
         yield Fault("http.token", "is empty", "anybody could reload the daemon; write a long random text")
+
+
+def _folder(config: Config) -> Iterator[Fault]:
+    """Write where the states will go, or where their folder will be made; leaves nothing behind."""
+    folder = config.checkpoint.folder if config.checkpoint.kind == "file" else None
+    if folder is None:
+        return
+    there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return
+    except OSError as error:
+        reason = f"no state can be saved in {folder}: {error.strerror} at {there}"
+        yield Fault("checkpoint.folder", reason, "name a folder that we may write to and that outlives a restart")
 
 
 def _brokers(config: Config) -> Iterator[Fault]:

@@ -3,7 +3,7 @@
 from collections import deque
 
 from tta_daemon.errors import RecordRejected, TooManyRejected
-from tta_daemon.stream.records import Headers, Message, Record
+from tta_daemon.stream.records import Headers, Message, Partition, Position, Record
 
 PREFIX = "tta.dlq."
 CONNECT_PREFIX = "__connect.errors."
@@ -82,6 +82,8 @@ def attempts(record: Record) -> int:
 class RejectRatio:
     """Stops the daemon before it drains a topic that is wrong as a whole into the dead letters.
 
+    A record that is read again, after a failed delivery or a rebalance, counts only the first time.
+
     Args:
         limit: largest share of rejected records.
         window: over how many of the last records the share is taken.
@@ -90,6 +92,7 @@ class RejectRatio:
 
     def __init__(self, limit: float, window: int, at_least: int = AT_LEAST) -> None:
         self._last: deque[bool] = deque()
+        self._next: dict[Partition, int] = {}
         self.tune(limit, window, at_least)
 
     def tune(self, limit: float, window: int, at_least: int = AT_LEAST) -> None:
@@ -99,12 +102,15 @@ class RejectRatio:
         self._last = deque(self._last, maxlen=window)
         self._rejected = sum(self._last)
 
-    def saw(self, *, rejected: bool) -> None:
-        """Count a record.
+    def saw(self, position: Position, *, rejected: bool) -> None:
+        """Count a record, if it is new.
 
         Raises:
             TooManyRejected: the share is above the limit.
         """
+        if position.offset < self._next.get(position.partition, 0):
+            return
+        self._next[position.partition] = position.offset + 1
         if len(self._last) == self._last.maxlen:
             self._rejected -= self._last[0]
         self._last.append(rejected)

@@ -44,6 +44,7 @@ class KafkaSource:
         connect_timeout_s: how long to wait for the first broker.
         call_timeout_s: how long a commit or a look-up may take.
         stuck_after_s: how long records may wait without any coming before the client is renewed.
+        renewed: called when that happens.
         settings: anything else that kafka-python's consumer takes.
     """
 
@@ -58,6 +59,7 @@ class KafkaSource:
         connect_timeout_s: float = 15.0,
         call_timeout_s: float = 10.0,
         stuck_after_s: float = 60.0,
+        renewed: Callable[[], None] = lambda: None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.client, self.topics, self.group = client, tuple(topics), group
@@ -66,7 +68,7 @@ class KafkaSource:
             call_timeout_s,
             stuck_after_s,
         )
-        self.renewals = 0
+        self._renewed = renewed
         self.membership = Membership()
         self._settings = {
             "group_id": group,
@@ -217,7 +219,7 @@ class KafkaSource:
         now = time.monotonic()
         if self._consumer is not None:
             log.warning("the Kafka consumer makes no progress and is replaced")
-            self.renewals += 1
+            self._renewed()
             self._drop()
         if now < self._retry_at:
             return

@@ -110,6 +110,7 @@ class Instruments:
         self.waiting = make(Gauge, "tta_waiting_images", "Images that wait for their batch to fill.")
         self.open = make(Gauge, "tta_open_records", "Records read and not yet answered or dead-lettered.")
         self.undelivered = make(Counter, "tta_delivery_failures", "Settlements that failed and were read again.")
+        self.renewed = make(Counter, "tta_consumer_renewals", "Consumers replaced because they stood still.")
         self.last_record = make(Gauge, "tta_last_record_timestamp_seconds", "When a record was last read.")
         self.last_turn = make(Gauge, "tta_last_turn_timestamp_seconds", "When the loop last turned.")
         self.last_settled = make(Gauge, "tta_last_settlement_timestamp_seconds", "When offsets were last committed.")

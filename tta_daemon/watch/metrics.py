@@ -131,6 +131,10 @@ class Metrics:
         """A settlement failed; what it was to cover is read again."""
         self._at.undelivered.inc()
 
+    def renewed(self) -> None:
+        """The consumer stood still, and another one takes its place."""
+        self._at.renewed.inc()
+
     def forget(self, partitions: Collection[Partition]) -> None:
         """Partitions went to another replica: what we knew of them is no longer true."""
         for topic, number in self._known.intersection(partitions):
