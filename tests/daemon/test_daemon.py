@@ -125,5 +125,6 @@ def test_a_partition_that_cannot_begin_is_asked_for_again_after_a_pause() -> Non
     assert world.answered() == []
     world.daemon.source.committed = committed
     now[0] = 4.0
-    world.run_dry()
+    world.daemon.turn()
+    world.daemon.drain()
     assert len(world.answered()) == 8
