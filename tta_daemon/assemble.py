@@ -16,7 +16,7 @@ from tta_daemon.control.checkpoint_kafka import KafkaCheckpoint
 from tta_daemon.control.config import Config, Reach, changes, revealed
 from tta_daemon.control.reload import Reloader
 from tta_daemon.control.slot import Prepared, Result, Slot, Verdict
-from tta_daemon.control.web.board import Board
+from tta_daemon.control.web.board import Board, Kind
 from tta_daemon.control.web.server import Server
 from tta_daemon.daemon import Daemon, World, decoder_of
 from tta_daemon.errors import ConfigError
@@ -85,6 +85,8 @@ def assemble(config: Config, path: Path, *, fresh_state: bool = False) -> Iterat
         def told(verdict: Verdict) -> None:
             if verdict.result is not Result.PREPARED:  # the loop counts what it takes
                 metrics.reloaded(verdict.result, in_force=verdict.result is Result.UNCHANGED)
+            if verdict.result is Result.REFUSED:
+                board.happened(Kind.RELOAD_REFUSED, f"reload refused: {verdict.words}")
 
         slot = Slot(config, deployed)
         reloader = Reloader(path, os.environ, prepare, slot, told)

@@ -24,9 +24,9 @@ from tta_daemon.control.config import Config
 from tta_daemon.control.errands import Done, Errand, Errands
 from tta_daemon.control.scribe import Scribe
 from tta_daemon.control.slot import Result, Slot
-from tta_daemon.control.web.board import Board
+from tta_daemon.control.web.board import Board, Kind
 from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected
-from tta_daemon.learner import Learner
+from tta_daemon.learner import Hold, Learner
 from tta_daemon.model.load import Deployed
 from tta_daemon.stream.batching import Batcher
 from tta_daemon.stream.dead_letters import DeadLetters, RejectRatio
@@ -124,6 +124,7 @@ class Daemon:
             except BrokerUnreachable as fault:
                 pause_s = backoff.failed()
                 log.warning("no broker; trying again", error=str(fault), in_s=pause_s)
+                self.board.happened(Kind.BROKER_AWAY, f"no broker yet: {fault}")
                 self._pause(pause_s)
             else:
                 self.source, self.sink, self.labels = world.source, world.sink, world.labels
@@ -131,6 +132,7 @@ class Daemon:
                 self.resume()
                 self._settled_at = self.clock()
                 self.board.announce()
+                self.board.happened(Kind.READY, f"ready: {self.deployed.name} answers, {self.learner.method} adapts")
                 return not self.stopping
         return False
 
@@ -146,6 +148,7 @@ class Daemon:
             self.progress = Progress(snapshot.learned, self.config.checkpoint.relearn_most)
             self.scribe.resumed(snapshot)
             log.info("state resumed", partitions=len(snapshot.learned), **snapshot.about)
+            self.board.happened(Kind.RESUMED, f"goes on from the saved state, at step {self.learner.step}")
 
     def disconnect(self) -> None:
         """Close what `connect` opened, as far as it came; whatever one of them does, the others are closed."""
@@ -207,7 +210,9 @@ class Daemon:
         self.metrics.model(self.deployed.name, self.deployed.digest, config.adapt.method, config.model.device)
         self.metrics.configured(config.digest)
         self.metrics.reloaded(Result.APPLIED, in_force=self.slot.taken().result is Result.APPLIED)
-        log.info("configuration taken", digest=config.digest, **{c.path: f"{c.old} -> {c.new}" for c in ready.changes})
+        changes = {change.path: f"{change.old} -> {change.new}" for change in ready.changes}
+        log.info("configuration taken", digest=config.digest, **changes)
+        self.board.happened(Kind.RELOAD_TAKEN, ", ".join(f"{path}: {change}" for path, change in changes.items()))
 
     def change_decoder(self, decoder: Decoder) -> None:
         """Answer what waits by the model that it was decoded for; then decode for the one that comes."""
@@ -223,6 +228,8 @@ class Daemon:
         for errand, asked in self.errands.take().items():
             done = self.reset() if errand is Errand.RESET else self.save()
             log.info("errand", errand=errand.value, done=done.done, words=done.words)
+            if done.done:
+                self.board.happened(Kind.RESET if errand is Errand.RESET else Kind.SAVED, done.words)
             asked.set_result(done)
 
     def reset(self) -> Done:
@@ -266,6 +273,7 @@ class Daemon:
                 self.sink.send(self.dead_letters.letter(record, sample))
                 self.ledger.closed(record.position)
                 self.metrics.rejected(sample.reason)
+                self.board.happened(Kind.DEAD_LETTER, f"dead letter: {sample.reason}")
             self.reject_ratio.saw(record.position, rejected=isinstance(sample, RecordRejected))
 
     def answer(self, batch: Batch) -> None:
@@ -287,6 +295,8 @@ class Daemon:
         with self.metrics.timed("adapt"):
             signals = answered.learn()
         self.metrics.learned(signals, answered.hold)
+        if signals is None or answered.hold is Hold.FAILED:
+            self.board.happened(Kind.REWOUND, f"{self.learner.method} failed: what it had learned is forgotten")
         self.progress.learned_from([record.position for record in batch.records])
 
     def settle_when_due(self) -> None:
@@ -316,6 +326,7 @@ class Daemon:
         """Forget what was not settled and go back to where the group stands: nothing is lost, some may come twice."""
         log.warning("not delivered; reading again from what was committed", error=str(fault))
         self.metrics.undelivered()
+        self.board.happened(Kind.UNDELIVERED, f"not delivered, read again: {fault}")
         self.batcher.drain()
         backoff = Backoff(self.clock)
         while True:
@@ -338,7 +349,10 @@ class Daemon:
         """Settle what is being taken away while it is still ours, then let go of it: its next owner reads on there."""
         changes = self.source.changes()
         if changes:
-            log.info("partitions moved", **{name: sorted(moved) for name, moved in asdict(changes).items()})
+            moved = {name: sorted(partitions) for name, partitions in asdict(changes).items() if partitions}
+            log.info("partitions moved", **moved)
+            words = (f"{name} " + " ".join(f"{t}-{n}" for t, n in which) for name, which in moved.items())
+            self.board.happened(Kind.PARTITIONS, "partitions: " + ", ".join(words))
         self.let_go(changes.lost)
         try:
             if changes.revoked:

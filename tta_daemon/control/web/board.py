@@ -5,6 +5,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from tta_daemon.control.web.chronicle import Chronicle, Entry, Kind
+
+__all__ = ["Board", "Kind", "Verdict"]
+
 
 class Verdict(NamedTuple):
     """An answer to a probe, and the words for a person."""
@@ -21,6 +25,7 @@ class Board:
         self._turned_at: float | None = None
         self._ready = Verdict(good=False, words="starting")
         self._status: Mapping[str, Any] = {}
+        self._chronicle = Chronicle()
 
     def turned(self) -> None:
         """The loop went round: it lives."""
@@ -29,6 +34,15 @@ class Board:
     def publish(self, status: Mapping[str, Any]) -> None:
         """What `/api/status` shows from now on; a fresh mapping, never changed after."""
         self._status = status
+
+    def happened(self, kind: Kind, words: str, times: int = 1, **numbers: float) -> None:
+        """Tell a person what happened, in one line without payloads. Safe from any thread, and cheap."""
+        self._chronicle.write(kind, words, numbers, times)
+
+    @property
+    def events(self) -> tuple[Entry, ...]:
+        """What happened, oldest first; bounded."""
+        return self._chronicle.entries
 
     def announce(self) -> None:
         """The model is loaded and the state restored: ready to answer."""
