@@ -16,6 +16,7 @@ from tta_daemon.control.checkpoint_kafka import KafkaCheckpoint
 from tta_daemon.control.config import Config, Reach, changes, revealed
 from tta_daemon.control.reload import Reloader
 from tta_daemon.control.slot import Prepared, Result, Slot, Verdict
+from tta_daemon.control.systemd import Systemd
 from tta_daemon.control.web.board import Board, Kind
 from tta_daemon.control.web.server import Server
 from tta_daemon.daemon import Daemon, World, decoder_of
@@ -58,7 +59,8 @@ def assemble(config: Config, path: Path, *, fresh_state: bool = False) -> Iterat
     threads = torch.get_num_threads()
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
-    metrics, board = Metrics(process=True), Board()
+    metrics, systemd = Metrics(process=True), Systemd(os.environ)
+    board = Board(systemd=systemd)
     with ExitStack() as ending:
         server = Server(config.http, board, metrics.registry)
         server.start()
@@ -81,15 +83,22 @@ def assemble(config: Config, path: Path, *, fresh_state: bool = False) -> Iterat
             server.tune(new.http)
             logs.configure(new.log)
             torch.set_num_threads(new.model.threads or threads)
+            systemd.reloaded(f"answering by configuration {new.digest}")
+
+        def preparing(old: Config, new: Config, deployed: Deployed) -> Prepared:
+            systemd.reloading()
+            return prepare(old, new, deployed)
 
         def told(verdict: Verdict) -> None:
             if verdict.result is not Result.PREPARED:  # the loop counts what it takes
                 metrics.reloaded(verdict.result, in_force=verdict.result is Result.UNCHANGED)
+                systemd.reloading()
+                systemd.reloaded(f"reload {verdict.result}: {verdict.words}")
             if verdict.result is Result.REFUSED:
                 board.happened(Kind.RELOAD_REFUSED, f"reload refused: {verdict.words}")
 
         slot = Slot(config, deployed)
-        reloader = Reloader(path, os.environ, prepare, slot, told)
+        reloader = Reloader(path, os.environ, preparing, slot, told)
         daemon = Daemon(
             config, deployed, connect, learner, metrics, board, slot=slot, taken=taken, fresh_state=fresh_state
         )

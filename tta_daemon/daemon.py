@@ -36,6 +36,7 @@ from tta_daemon.stream.progress import Progress
 from tta_daemon.stream.records import Batch, Partition
 from tta_daemon.stream.sink import Sink
 from tta_daemon.stream.source import Source
+from tta_daemon.watch.batch_line import batch_line
 from tta_daemon.watch.labels import Labels
 from tta_daemon.watch.metrics import Metrics, Restore
 
@@ -110,6 +111,7 @@ class Daemon:
                 return
             while not self._stopping.is_set():
                 self.turn()
+            self.board.withdraw("draining")
             self.drain()
         finally:
             self.board.withdraw()
@@ -273,6 +275,8 @@ class Daemon:
                 self.sink.send(self.dead_letters.letter(record, sample))
                 self.ledger.closed(record.position)
                 self.metrics.rejected(sample.reason)
+                (topic, number), offset = record.position
+                log.warning("dead letter", reason=sample.reason.value, partition=f"{topic}-{number}", offset=offset)
                 self.board.happened(Kind.DEAD_LETTER, f"dead letter: {sample.reason}")
             self.reject_ratio.saw(record.position, rejected=isinstance(sample, RecordRejected))
 
@@ -292,10 +296,14 @@ class Daemon:
         if any(unanswered):
             self.metrics.answered(replace(batch, samples=tuple(compress(batch.samples, unanswered))), answered)
         self.metrics.relearned(unanswered.count(False))
+        began = self.clock()
         with self.metrics.timed("adapt"):
             signals = answered.learn()
         self.metrics.learned(signals, answered.hold)
-        if signals is None or answered.hold is Hold.FAILED:
+        hold = Hold.FAILED if signals is None else answered.hold
+        told = {"step": self.learner.step, "age_s": round(lag_s, 3), "learn_s": round(self.clock() - began, 4)}
+        log.info("batch", **batch_line(batch, answered, hold), **told)
+        if hold is Hold.FAILED:
             self.board.happened(Kind.REWOUND, f"{self.learner.method} failed: what it had learned is forgotten")
         self.progress.learned_from([record.position for record in batch.records])
 

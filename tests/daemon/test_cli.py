@@ -306,6 +306,15 @@ def test_repeated_warnings_are_held_back_and_counted(log):
     assert [event.get("held_back") for event in events if event["message"] == "no broker"] == [None, 4]
 
 
+def test_errors_of_libraries_are_held_back_and_ours_are_not(log):
+    stream = log(format="json")
+    for _ in range(3):
+        logging.getLogger("kafka.net").error("node %s is away", 1)
+        structlog.get_logger("tta_daemon").error("reload refused")
+    events = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
+    assert events == ["node 1 is away", *["reload refused"] * 3]
+
+
 def test_threads_may_all_log(log):
     stream = log(format="json")
     logger = structlog.get_logger("tta_daemon")

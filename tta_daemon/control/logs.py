@@ -16,7 +16,10 @@ MOST_REMEMBERED = 1000
 
 
 class Repeats(logging.Filter):
-    """Lets a warning through once in ``every_s``; the next one says how many were held back."""
+    """Lets a warning through once in ``every_s``; the next one says how many were held back.
+
+    Errors of libraries are held back alike: a broker that is away is one event, not a page a second. Ours never are.
+    """
 
     def __init__(self, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -25,7 +28,8 @@ class Repeats(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See `logging.Filter`."""
-        if record.levelno != logging.WARNING:
+        repeatable = record.levelno == logging.WARNING or not record.name.startswith("tta_daemon")
+        if record.levelno < logging.WARNING or not repeatable:
             return True
         event = record.msg.get("event") if isinstance(record.msg, dict) else record.msg
         what, now = (record.name, str(event)), self._clock()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from tta_daemon.control.systemd import Systemd
 from tta_daemon.control.web.chronicle import Chronicle, Entry, Kind
 
 __all__ = ["Board", "Kind", "Verdict"]
@@ -18,10 +19,14 @@ class Verdict(NamedTuple):
 
 
 class Board:
-    """The loop's latest word about itself. Every write replaces one reference, so that readers need no lock."""
+    """The loop's latest word about itself. Every write replaces one reference, so that readers need no lock.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    What a supervisor wants to know is passed on to ``systemd``.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, systemd: Systemd | None = None) -> None:
         self._clock = clock
+        self._systemd = systemd or Systemd({})
         self._turned_at: float | None = None
         self._ready = Verdict(good=False, words="starting")
         self._status: Mapping[str, Any] = {}
@@ -30,6 +35,7 @@ class Board:
     def turned(self) -> None:
         """The loop went round: it lives."""
         self._turned_at = self._clock()
+        self._systemd.turned()
 
     def publish(self, status: Mapping[str, Any]) -> None:
         """What `/api/status` shows from now on; a fresh mapping, never changed after."""
@@ -47,10 +53,12 @@ class Board:
     def announce(self) -> None:
         """The model is loaded and the state restored: ready to answer."""
         self._ready = Verdict(good=True, words="ready")
+        self._systemd.ready()
 
     def withdraw(self, why: str = "stopping") -> None:
         """Not ready any more."""
         self._ready = Verdict(good=False, words=why)
+        self._systemd.stopping()
 
     @property
     def ready(self) -> Verdict:
