@@ -85,6 +85,7 @@ def run(
     Example: tta-daemon run --config config.toml
     """
     stop = _Stop()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # whoever watches the file looks at it when it begins
     with refusals():
         settings = loaded(config)
         from tta_daemon.assemble import assemble  # noqa: PLC0415 - torch comes with it

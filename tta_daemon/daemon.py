@@ -23,7 +23,7 @@ from tta_daemon.control.checkpoint import Checkpoint
 from tta_daemon.control.config import Config
 from tta_daemon.control.errands import Done, Errand, Errands
 from tta_daemon.control.scribe import Scribe
-from tta_daemon.control.slot import Result, Slot
+from tta_daemon.control.slot import Prepared, Result, Slot
 from tta_daemon.control.web.board import Board, Kind
 from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected
 from tta_daemon.learner import Hold, Learner
@@ -172,9 +172,9 @@ class Daemon:
 
     def turn(self) -> None:
         """Everything that changes state happens here, in this order, on this thread."""
-        self.take_over()
-        self.run_errands()
         try:
+            self.take_over()
+            self.run_errands()
             self.follow_assignment()
             self.admit()
             for batch in self.batcher.due(self.clock()):
@@ -190,12 +190,21 @@ class Daemon:
         self.report()
 
     def take_over(self) -> None:
-        """Go on by a new configuration, if one is ready. Builds nothing and cannot fail; learned weights stay."""
+        """Go on by a new configuration, if one is ready, whatever becomes of the records that wait."""
         ready = self.slot.take()
         if ready is None:
             return
+        try:
+            if ready.decoder is not None:
+                self.clear()  # what waits is answered by the model that it was decoded for
+        finally:
+            self.go_by(ready)
+
+    def go_by(self, ready: Prepared) -> None:
+        """Put what was prepared in the place of the old. Builds nothing and cannot fail; learned weights stay."""
         if ready.decoder is not None:
-            self.change_decoder(ready.decoder)
+            self.decoder.close()
+            self.decoder = ready.decoder
         config = self.config = ready.config
         self._settings = config.masked()
         self.deployed = ready.deployed or self.deployed
@@ -215,15 +224,6 @@ class Daemon:
         changes = {change.path: f"{change.old} -> {change.new}" for change in ready.changes}
         log.info("configuration taken", digest=config.digest, **changes)
         self.board.happened(Kind.RELOAD_TAKEN, ", ".join(f"{path}: {change}" for path, change in changes.items()))
-
-    def change_decoder(self, decoder: Decoder) -> None:
-        """Answer what waits by the model that it was decoded for; then decode for the one that comes."""
-        try:
-            self.clear()
-        except DeliveryError as fault:
-            self.read_again(fault)
-        self.decoder.close()
-        self.decoder = decoder
 
     def run_errands(self) -> None:
         """Do what was asked for from outside."""

@@ -167,12 +167,13 @@ main()
 def start(tmp_path):
     started = []
 
-    def run(run="self.asked.wait()", assemble="pass"):
+    def run(run="self.asked.wait()", assemble="pass", stdin=None):
         file = tmp_path / "config.toml"
         file.write_text("")
         code = textwrap.dedent(STUB).format(run=run, assemble=assemble, file=str(file))
         process = subprocess.Popen(
             [sys.executable, "-c", code],
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -203,6 +204,19 @@ def test_a_second_signal_ends_it_at_once(start):
     assert daemon.stdout.readline() == "stopping\n"
     daemon.send_signal(signal.SIGINT)
     assert daemon.wait(timeout=60) == 130
+
+
+def test_a_hangup_is_a_reload_and_one_before_there_is_a_daemon_is_harmless(start):
+    daemon = start(assemble='print("loading", flush=True); sys.stdin.readline()', stdin=subprocess.PIPE)
+    assert daemon.stdout.readline() == "loading\n"
+    daemon.send_signal(signal.SIGHUP)
+    daemon.stdin.write("\n")
+    daemon.stdin.flush()
+    assert daemon.stdout.readline() == "running\n"
+    daemon.send_signal(signal.SIGHUP)
+    assert daemon.stdout.readline() == "asked\n"
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(timeout=60) == 0
 
 
 def test_a_signal_before_there_is_a_daemon_ends_the_start(start):

@@ -1,6 +1,7 @@
 """A reload is all or nothing, between two batches, and a changed number never costs learned weights."""
 
 import json
+import sys
 import threading
 from collections import Counter
 
@@ -212,6 +213,70 @@ def test_what_waits_is_answered_by_the_model_it_was_decoded_for(world):
     labels = [json.loads(r.value)["predictions"][0]["label"] for r in world.log.records("answers")]
     assert all(label.isdigit() for label in labels[:3])
     assert not any(label.isdigit() for label in labels[3:])
+
+
+def test_a_newer_file_wins_where_the_broker_fails_while_one_is_taken(world, monkeypatch):
+    monkeypatch.setattr("tta_daemon.backoff.PAUSES_S", (0.01,))
+    world.reload(batch={"size": 8, "patience_s": 1000.0})
+    world.send(pictures(3))
+    world.daemon.connect()
+    world.daemon.turn()
+    sink, daemon = world.daemon.sink, world.daemon
+    send, abandon = sink.send, sink.abandon
+
+    def fail(_):
+        sink.send = send
+        raise DeliveryError("away")
+
+    def later():
+        sink.abandon = abandon
+        world.write(batch={"size": 16})
+        world.reloader.look()
+        raise DeliveryError("still away")
+
+    sink.send, sink.abandon = fail, later
+    world.write(input={"max_images": 7}, batch={"size": 12, "patience_s": 1000.0})
+    world.reloader.look()
+    daemon.turn()
+    assert world.slot.withdraw()[0].config is daemon.config
+    assert (daemon.config.batch.size, daemon.batcher.size, daemon.config.input.max_images) == (16, 16, 256)
+    world.go_on()
+    assert Counter(world.answered()) == Counter(f"images-0-{n}" for n in range(3))
+
+
+def test_a_file_that_comes_while_another_is_taken_is_not_called_applied(world):
+    world.write(batch={"size": 16})
+    world.reloader.look()
+    world.slot.take()
+    world.write(batch={"size": 32})
+    world.reloader.look()
+    assert world.slot.taken().result is Result.PREPARED
+    world.slot.take()
+    assert world.slot.taken().result is Result.APPLIED
+
+
+def test_what_the_world_refuses_is_refused_with_its_line(world):
+    verdict = world.reload(model={"weights": "absent.pt"})
+    line = world.file.read_text().splitlines().index('weights = "absent.pt"') + 1
+    assert verdict.words.startswith(f"config.toml, line {line}: model.weights: ")
+    verdict = world.reload(kafka={"group_id": "other"})
+    line = world.file.read_text().splitlines().index('group_id = "other"') + 1
+    assert verdict.words.startswith(f"config.toml, line {line}: kafka.group_id: ")
+
+
+@pytest.mark.parametrize("code", ["import sys; sys.exit(2)", "1 / 0", "def net(:", "def net(): raise SystemExit"])
+def test_a_factory_that_breaks_its_import_is_refused_and_the_watcher_lives(world, tmp_path, monkeypatch, code):
+    (tmp_path / "breaks_down.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "breaks_down", raising=False)
+    world.reloader.start()
+    world.write(model={"factory": "breaks_down:net"})
+    verdict = world.reloader.ask().result(60)
+    assert verdict.result is Result.REFUSED
+    assert "model." in verdict.words
+    world.write(batch={"size": 16})
+    assert world.reloader.ask().result(60).result is Result.PREPARED
+    world.reloader.stop()
 
 
 def test_decoders_that_go_leave_no_threads_behind(learned):

@@ -14,10 +14,10 @@ from tta_daemon.control.faults import ConfigRefused, Fault
 from tta_daemon.control.kafka_settings import Kafka, Security
 from tta_daemon.control.sections import Config
 from tta_daemon.control.settings import Reach, Section, shown
-from tta_daemon.control.wording import faults_in
+from tta_daemon.control.wording import Places, faults_in
 from tta_daemon.errors import ConfigError
 
-__all__ = ["Change", "Config", "Kafka", "Reach", "Security", "changes", "load", "reaches", "revealed"]
+__all__ = ["Change", "Config", "Kafka", "Reach", "Security", "changes", "load", "reaches", "read", "revealed"]
 
 LARGEST_FILE = 1 << 20
 
@@ -33,7 +33,12 @@ class Change:
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
-    """The configuration of a file, with what the environment says in its place.
+    """The configuration of a file, with what the environment says in its place. Raises ConfigRefused, as `read`."""
+    return read(path, environ)[0]
+
+
+def read(path: Path, environ: Mapping[str, str]) -> tuple[Config, Places]:
+    """The configuration of a file, with what the environment says in its place; and where each setting stands.
 
     Raises:
         ConfigRefused: something is wrong; it lists every fault with its setting, its place and its remedy.
@@ -50,13 +55,14 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
             [Fault(str(path), "this is nested too deeply", "the settings are two tables deep")]
         ) from error
     origins, strange = overrides(environ, table)
+    places = Places(text, path.name, origins)
     try:
         config = Config.model_validate(table, context={"folder": path.absolute().parent})
     except ValidationError as error:
-        raise ConfigRefused([*faults_in(error, text, path.name, origins), *strange]) from error
+        raise ConfigRefused([*faults_in(error, places), *strange]) from error
     if strange:
         raise ConfigRefused(strange)
-    return config
+    return config, places
 
 
 def reaches(method: str | None = None) -> dict[str, Reach]:

@@ -16,9 +16,9 @@ from queue import Empty, SimpleQueue
 
 import structlog
 
-from tta_daemon.control.config import LARGEST_FILE, Change, Reach, changes, load
+from tta_daemon.control.config import LARGEST_FILE, Change, Config, Reach, changes, read
 from tta_daemon.control.faults import ConfigRefused, Fault
-from tta_daemon.control.slot import Prepare, Result, Slot, Verdict
+from tta_daemon.control.slot import Prepare, Prepared, Result, Slot, Standing, Verdict
 from tta_daemon.errors import ConfigError
 
 LOOK_EVERY_S = 1.0
@@ -90,17 +90,23 @@ class Reloader:
     def _look(self) -> Verdict:
         standing, waiting = self.slot.withdraw()
         try:
-            new = load(self._path, self._environ)
+            new, places = read(self._path, self._environ)
             found = tuple(changes(standing.config, new))
-            _refuse_restarts(found)
-            ready = self._prepare(standing.config, new, standing.deployed) if found else None
-        except Exception as fault:  # noqa: BLE001 - whatever it is, the daemon goes on as it was
+            try:
+                ready = self._built(standing, new, found)
+            except ConfigError as error:
+                raise places.added(error) from error
+        except (Exception, SystemExit) as fault:  # noqa: BLE001 - whatever it is, the daemon goes on as it was
             ready, verdict = waiting, _refusal(fault)
         else:
             words = "; ".join(f"{c.path}: {c.old} -> {c.new}" for c in found)
             verdict = Verdict(Result.PREPARED, words) if found else Verdict(Result.UNCHANGED, "it is in force already")
         self.slot.put(ready, verdict)
         return verdict
+
+    def _built(self, standing: Standing, new: Config, found: tuple[Change, ...]) -> Prepared | None:
+        _refuse_restarts(found)
+        return self._prepare(standing.config, new, standing.deployed) if found else None
 
     def _watch(self) -> None:
         while (asked := self._wait()) is not None:
@@ -151,7 +157,7 @@ def _yielding() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def _refusal(fault: Exception) -> Verdict:
+def _refusal(fault: Exception | SystemExit) -> Verdict:
     if isinstance(fault, ConfigError):
         log.error("reload refused; everything stays as it was", reason=str(fault))
         return Verdict(Result.REFUSED, str(fault))

@@ -68,6 +68,7 @@ class Slot:
         self.refusal: Verdict | None = None
         self._lock = threading.Lock()
         self._held: Prepared | None = None
+        self._of_taken = self.verdict
         self._standing = Standing(config, deployed)
 
     def put(self, prepared: Prepared | None, verdict: Verdict) -> None:
@@ -89,13 +90,14 @@ class Slot:
         with self._lock:
             held, self._held = self._held, None
             if held is not None:
+                self._of_taken = self.verdict
                 self._standing = Standing(held.config, held.deployed or self._standing.deployed)
             return held
 
     def taken(self) -> Verdict:
-        """For the loop: it goes by what it took. The last look may have been at a newer file."""
+        """For the loop: it goes by what it took. The last look may have been at a newer file, or at a bad one."""
         with self._lock:
-            if self.verdict.result is Result.PREPARED:
+            if self.verdict is self._of_taken and self.verdict.result is Result.PREPARED:
                 self.verdict = Verdict(Result.APPLIED, self.verdict.words)
             return self.verdict
 

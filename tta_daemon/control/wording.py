@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from tta_daemon.control.faults import Fault, nearest
+from tta_daemon.control.faults import ConfigRefused, Fault, faults_of, nearest
 from tta_daemon.control.sections import Config
 from tta_daemon.control.settings import Section, shown
 from tta_daemon.control.toml import written
+from tta_daemon.errors import ConfigError
 
 KINDS = {
     "bool_type": "is neither true nor false",
@@ -38,18 +40,33 @@ BOUNDS = {
 }
 
 
-def faults_in(error: ValidationError, text: str, file: str, origins: Mapping[str, str]) -> Iterator[Fault]:
-    """Every finding as a fault that says where in ``file``, or in which variable, it stands."""
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where settings stand: on a line of the file that says ``text``, or in a variable (path to name)."""
+
+    text: str
+    file: str
+    origins: Mapping[str, str]
+
+    def of(self, path: str) -> str:
+        """Where a setting stands; empty where nobody says it."""
+        setting = path.partition("[")[0]
+        line = line_of(self.text, setting)
+        return self.origins.get(setting) or (f"{self.file}, line {line}" if line else "")
+
+    def added(self, error: ConfigError) -> ConfigRefused:
+        """An error that was found later than in reading, each of its faults with its place."""
+        return ConfigRefused(replace(f, where=f.where or self.of(f.path)) for f in faults_of(error))
+
+
+def faults_in(error: ValidationError, places: Places) -> Iterator[Fault]:
+    """Every finding as a fault that says where it stands."""
     details = error.errors(include_url=False)
     inner = {detail["loc"][:-1] for detail in details}
     for detail in details:
         if detail["type"] == "too_short" and detail["loc"] in inner:
             continue  # what is wrong inside a list leaves it short
-        for fault in _faults(detail):
-            setting = fault.path.split("[")[0]
-            line = line_of(text, setting)
-            where = origins.get(setting) or (f"{file}, line {line}" if line else "")
-            yield Fault(fault.path, fault.message, fault.remedy, where)
+        yield from (replace(fault, where=places.of(fault.path)) for fault in _faults(detail))
 
 
 def line_of(text: str, path: str) -> int | None:

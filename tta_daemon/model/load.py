@@ -81,9 +81,12 @@ def _construct(factory: str, arguments: Mapping[str, object]) -> nn.Module:
         raise ConfigError("model.factory", f"cannot import {module_name}: {fault}", remedy) from fault
     except AttributeError as fault:
         raise ConfigError("model.factory", f"{module_name} has no {attribute!r}", "check the spelling") from fault
+    except (Exception, SystemExit) as fault:
+        message = f"{module_name} fails when it is imported: {type(fault).__name__}: {fault}"
+        raise ConfigError("model.factory", message, "name a module that defines and does not run anything") from fault
     try:
         network = make(**arguments)
-    except Exception as fault:
+    except (Exception, SystemExit) as fault:
         message = f"{factory} failed: {type(fault).__name__}: {fault}"
         raise ConfigError("model.arguments", message, "check the arguments against the function") from fault
     if not isinstance(network, nn.Module):
