@@ -1,12 +1,9 @@
 """What systemd hears: readiness, turns of the loop, reloads and the end, through a real datagram socket."""
 
 import os
-import signal
 import socket
-import threading
 
 import pytest
-from world import config
 
 from tta_daemon.control.systemd import Systemd
 from tta_daemon.control.web.board import Board
