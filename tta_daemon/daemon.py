@@ -130,6 +130,7 @@ class Daemon:
                 self._pause(pause_s)
             else:
                 self.source, self.sink, self.labels = world.source, world.sink, world.labels
+                self.labels.heard = self.board.gallery.labeled
                 self.scribe.checkpoint = world.checkpoint
                 self.resume()
                 self._settled_at = self.clock()
@@ -296,6 +297,7 @@ class Daemon:
         if any(unanswered):
             self.metrics.answered(replace(batch, samples=tuple(compress(batch.samples, unanswered))), answered)
         self.metrics.relearned(unanswered.count(False))
+        self.board.gallery.saw(batch, said, answered.source, self.deployed.labels)
         began = self.clock()
         with self.metrics.timed("adapt"):
             signals = answered.learn()

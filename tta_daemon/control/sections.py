@@ -154,6 +154,13 @@ class Http(Section):
     lifecycle: bool = setting(False, "Whether reload, reset and checkpoint may be asked for by HTTP.", LIVE)
     token: Secret = setting("", "Bearer token of those requests; better in token_file or the environment.", LIVE)
     token_file: File = setting("", "File that holds that token.", LIVE)
+    images: int = setting(
+        0,
+        "Recent images, with answer and label, on the status page, for all who reach the port.",
+        LIVE,
+        ge=0,
+        le=60,
+    )
     stall_s: float = setting(60.0, "Standstill of the loop after which the daemon calls itself unhealthy.", LIVE, gt=0)
 
 

@@ -1,12 +1,12 @@
 """Labels that come late: read from their topic, joined to the answers, turned into accuracy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tta_daemon.control.sections import Watch
 from tta_daemon.errors import RecordRejected
 from tta_daemon.stream.records import Answer
 from tta_daemon.stream.source import Tail
-from tta_daemon.watch.accuracy import Accuracy, LabelJoin, Scored, parse_label
+from tta_daemon.watch.accuracy import Accuracy, Label, LabelJoin, Scored, parse_label
 from tta_daemon.watch.metrics import Metrics
 
 MOST = 1000
@@ -21,6 +21,7 @@ class Labels:
         self._join = join
         self._metrics = metrics
         self.accuracy = accuracy
+        self.heard: Callable[[Label], None] = lambda _: None
 
     def answered(self, answer: Answer, now: float) -> None:
         """Remember what was answered until its label comes."""
@@ -37,6 +38,7 @@ class Labels:
                 self._join.malformed()
             else:
                 self._count(self._join.labelled(label.id, label.labels, now))
+                self.heard(label)
         self._metrics.tallied(self._join.tally)
 
     def tune(self, watch: Watch, names: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tta_daemon.control.systemd import Systemd
 from tta_daemon.control.web.chronicle import Chronicle, Entry, Kind
+from tta_daemon.control.web.gallery import Gallery
 
 __all__ = ["Board", "Kind", "Verdict"]
 
@@ -31,6 +32,7 @@ class Board:
         self._ready = Verdict(good=False, words="starting")
         self._status: Mapping[str, Any] = {}
         self._chronicle = Chronicle()
+        self.gallery = Gallery()
 
     def turned(self) -> None:
         """The loop went round: it lives."""

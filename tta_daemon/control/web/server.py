@@ -37,6 +37,7 @@ class Server:
         self._http = http
         self._board = board
         self._registry = registry
+        board.gallery.tune(http.images)
         self.lifecycle = Lifecycle(http)
         self._socket: socket.socket | None = None
         pages = Starlette(routes=self._routes())
@@ -89,6 +90,7 @@ class Server:
     def tune(self, http: Http) -> None:
         """Go on with other settings; host and port stay."""
         self._http = self.lifecycle.http = http
+        self._board.gallery.tune(http.images)
 
     def _run(self) -> None:
         self._uvicorn.run(sockets=[self._socket] if self._socket else None)
