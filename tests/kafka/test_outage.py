@@ -81,3 +81,26 @@ def test_settling_while_the_broker_is_away_fails_in_time_and_is_made_good(own_br
     counts = answered(own_broker.bootstrap)
     echo.close()
     assert counts == Counter(range(40))
+
+
+def test_a_transaction_that_a_restart_of_the_broker_cut_in_two_is_not_counted_on(own_broker, until):
+    own_broker.create_topics({"images": 2, "answers": 1})
+    fill(own_broker.bootstrap, "images", range(40))
+    echo = Echo(own_broker.bootstrap, "t")
+    records = []
+    until(lambda: records.extend(echo.source.poll(0.2, 50)) or len(records) == 40)
+
+    for record in records[:20]:
+        echo.ledger.opened(record.position)
+        echo.sink.send(Message("answers", None, record.value))
+        echo.ledger.closed(record.position)
+    echo.sink.flush(10)
+    own_broker.stop()
+    own_broker.start()
+    with pytest.raises(DeliveryError, match="connection was lost"):
+        echo.sink.settle(echo.source, echo.ledger.safe(), 10.0)
+    echo.read_again()
+    run_until(echo, 40)
+    counts = answered(own_broker.bootstrap)
+    echo.close()
+    assert counts == Counter(range(40))

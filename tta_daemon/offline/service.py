@@ -35,7 +35,16 @@ class Service:
         self._command = [sys.executable, "-m", "tta_daemon.cli", "run", "--config", str(config)]
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """The process id, while it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
     def __enter__(self) -> Self:
+        """Start it; it is not ready yet."""
+        return self.start()
+
+    def start(self) -> Self:
         """Start it; it is not ready yet."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TTA_")}
         with self.log.open("wb") as output:
@@ -53,7 +62,11 @@ class Service:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End it, whatever happened."""
-        if self._process is not None and self._process.poll() is None:
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL), if it still runs."""
+        if self._process is not None:
             self._process.kill()
             self._process.wait()
 

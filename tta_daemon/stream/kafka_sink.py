@@ -56,6 +56,7 @@ class KafkaSink:
         self._in_transaction = False
         self._failed = False  # a transaction must be abandoned before anything else is sent
         self._undecided = False  # its commit was asked for, and nobody said how that went
+        self._losses = self._losses_before = 0  # connections lost, by now and when the transaction began
         self._era = 0
         self._open()
 
@@ -68,6 +69,7 @@ class KafkaSink:
         """See `Sink`."""
         if self._producer is None or self._failed:
             raise DeliveryError("the last transaction is not abandoned yet" if self._failed else "no connection")
+        self._must_be_whole()
         value = b"" if message.value is None and message.key is None else message.value
         with _mapped("sending failed"):
             self._begin()
@@ -107,7 +109,7 @@ class KafkaSink:
 
     def abandon(self) -> None:
         """See `Sink`."""
-        if self._producer is not None and not self._undecided and self._aborted():
+        if self._producer is not None and not self._undecided and not self._torn and self._aborted():
             return
         self._drop()
         try:
@@ -139,6 +141,7 @@ class KafkaSink:
             self._caller = caller
             if self.exactly_once:
                 self._keep_fences()
+                self._count_losses()
                 with _mapped("no transaction can begin"):
                     self._call(self._producer.init_transactions, self.connect_timeout_s)
         except (BrokerUnreachable, DeliveryError, Fenced) as error:
@@ -155,6 +158,38 @@ class KafkaSink:
         """
         self._producer._transaction_manager._supports_epoch_bump = lambda: False  # noqa: SLF001
 
+    def _count_losses(self) -> None:
+        """Notice every connection that is lost, for there is no public way to be told."""
+        manager = self._producer._sender._client._manager  # noqa: SLF001
+        connect = manager.get_connection
+
+        def lost(_: object) -> None:
+            self._losses += 1
+
+        def get_connection(node: Any, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+            known = manager._conns.get(node)  # noqa: SLF001
+            connection = connect(node, *args, **more)
+            if connection is not known:
+                connection.close_future.add_errback(lost)
+            return connection
+
+        for connection in list(manager._conns.values()):  # noqa: SLF001
+            connection.close_future.add_errback(lost)
+        manager.get_connection = get_connection
+
+    @property
+    def _torn(self) -> bool:
+        """Whether a connection was lost since the transaction began.
+
+        Kafka keeps an open transaction while a broker restarts. Not every broker of its protocol does: one that has
+        forgotten it may yet say yes to its commit, with the offsets in it and the answers out. So we count on none.
+        """
+        return self._in_transaction and self._losses != self._losses_before
+
+    def _must_be_whole(self) -> None:
+        if self._torn:
+            raise DeliveryError("the transaction failed: a connection was lost in the middle of it")
+
     def _aborted(self) -> bool:
         """Whether the producer could be kept, because nothing of what was sent is left in it."""
         if not self.exactly_once:
@@ -170,6 +205,7 @@ class KafkaSink:
 
     def _begin(self) -> None:
         if self.exactly_once and not self._in_transaction:
+            self._losses_before = self._losses
             self._producer.begin_transaction()
             self._in_transaction = True
 
@@ -186,8 +222,10 @@ class KafkaSink:
             self._begin()
             if wanted:
                 self._ask(lambda manager: manager.send_offsets_to_transaction(wanted, who), timeout_s)
+            self._must_be_whole()
             self._undecided = True
             self._ask(lambda manager: manager.begin_commit(), timeout_s)
+            self._must_be_whole()
         self._forget()
 
     def _ask(self, begin: Callable[[Any], Any], timeout_s: float) -> None:
