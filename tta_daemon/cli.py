@@ -17,6 +17,7 @@ from tta_daemon.control import config_cli
 from tta_daemon.control.asking import NEARBY, NoAnswer, ask, good, lines
 from tta_daemon.control.config_cli import CONFIG_ERROR, File, loaded, refusals
 from tta_daemon.errors import ConfigError, TtaError
+from tta_daemon.offline.letters_cli import dead_letters
 from tta_daemon.offline.replay.cli import replay
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 app.add_typer(config_cli.app, name="config")
 app.command()(replay)
+app.command("dead-letters")(dead_letters)
 
 Url = Annotated[str, typer.Option("--url", envvar="TTA_URL", help="Where the daemon listens.")]
 

@@ -27,10 +27,20 @@ def call(*words, **environ):
     return CliRunner(env={"NO_COLOR": "1", "COLUMNS": "200", "TERM": "dumb", **environ}).invoke(app, list(words))
 
 
-COMMANDS = [[], ["run"], ["check"], ["demo"], ["healthcheck"], ["status"], ["config", "show"], ["config", "diff"]]
+COMMANDS = [
+    [],
+    ["run"],
+    ["check"],
+    ["demo"],
+    ["healthcheck"],
+    ["status"],
+    ["dead-letters"],
+    ["config", "show"],
+    ["config", "diff"],
+]
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, ["config", "schema"]], ids=" ".join)
+@pytest.mark.parametrize("command", [*COMMANDS, ["config", "diff"], ["config", "schema"]], ids=" ".join)
 def test_help_has_an_example(command):
     result = call(*command, "--help")
     assert result.exit_code == 0

@@ -60,6 +60,7 @@ def test_a_missing_topic_is_made_and_one_that_is_there_is_left_alone(broker, top
 
 def test_a_broker_that_is_away_is_told_from_a_topic_that_cannot_be_read(monkeypatch):
     monkeypatch.setattr("tta_daemon.stream.kafka_changelog.CALL_S", 0.5)
+    monkeypatch.setattr("tta_daemon.stream.kafka_reading.CALL_S", 0.5)
     nowhere = {"bootstrap_servers": f"127.0.0.1:{free_port()}"}
     with pytest.raises(BrokerUnreachable):
         ensure(nowhere, "state")

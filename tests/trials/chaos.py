@@ -1,4 +1,12 @@
-"""Daemons killed at random moments, a broker that goes and comes, replicas that join and leave. Read `run` first."""
+"""Daemons killed at random moments, a broker that goes and comes, replicas that join and leave. Read `run` first.
+
+The embedded broker (noida-db 0.2.3) is a stricter judge than Kafka in some ways and no judge at all in others, so:
+
+* A replica that is killed always comes back. The broker never gives the partitions of a dead one to the others; Kafka
+  does after `session_timeout_s`.
+* With exactly_once the second replica leaves before the broker stops. The broker forgets its groups when it stops, and
+  takes offsets in a transaction from a member of a group that is no more; Kafka keeps the group, and refuses.
+"""
 
 import random
 import time
@@ -15,7 +23,6 @@ from tta_daemon.offline.broker import Broker
 SILENCE_S = 150.0
 """Time without any progress after which the trial gives up and counts what is there."""
 
-READY_S = 90.0
 LOOK_S = 0.2
 
 
@@ -26,7 +33,7 @@ class Blow(StrEnum):
     KILL_AT_START = "kill at start"
     OUTAGE = "outage"
     VISIT = "visit"
-    """The second replica joins, or leaves if it is there: half of the times with SIGTERM, half with SIGKILL."""
+    """The second replica joins, or leaves if it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +138,8 @@ class Chaos:
             member.kill()
             member.start()
         elif blow is Blow.OUTAGE:
+            if self.plan.delivery == "exactly_once":
+                self._leave(guest)
             self._say("the broker stops")
             self.broker.stop()
             self._turn(host, guest, self.chance.uniform(1.0, 8.0))
@@ -139,20 +148,17 @@ class Chaos:
         elif guest.service is None:
             self._say(f"{guest.name} joins")
             guest.start()
-        elif self.chance.random() < 0.5:
-            self._say(f"{guest.name} leaves by SIGTERM")
-            guest.stop()
         else:
-            self._say(f"{guest.name} leaves by SIGKILL")
-            guest.kill()
+            self._leave(guest)
+
+    def _leave(self, guest: Member) -> None:
+        if guest.service is not None:
+            self._say(f"{guest.name} leaves")
+            guest.stop()
 
     def _rest(self, host: Member, guest: Member) -> None:
-        """Let all records be settled. A replica that was killed away comes back: only it can end its transaction."""
+        """Let all records be settled."""
         self.scene.words, self.allowed = "coming to rest", self.plan.records
-        if guest.service is None and guest.lives:
-            guest.start()
-            for _ in guest.service.getting_ready(READY_S):
-                self._turn(host, guest, LOOK_S)
         self._until(host, guest, self.plan.records)
 
     def _until(self, host: Member, guest: Member, settled: int) -> None:

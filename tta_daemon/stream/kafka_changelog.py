@@ -1,15 +1,15 @@
 """A compacted topic: made where it is missing, and read from its beginning to its present end."""
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from tta_daemon.errors import BrokerUnreachable, CheckpointError
-from tta_daemon.stream.kafka_client import GRACE_S, Caller, abandon, named, opened, record_of
+from tta_daemon.stream.kafka_client import Caller, named, opened
+from tta_daemon.stream.kafka_reading import PATIENCE_S, everything
 from tta_daemon.stream.records import Record
 
 CALL_S = 15.0
@@ -45,7 +45,7 @@ def read_all(
     client: Mapping[str, Any],
     topic: str,
     *,
-    patience_s: float = 60.0,
+    patience_s: float = PATIENCE_S,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Record]:
     """Every committed record of the topic up to where it ends now; fewer only if ``stopped`` says so meanwhile.
@@ -53,59 +53,7 @@ def read_all(
     Raises:
         CheckpointError: the brokers refuse, or for ``patience_s`` nothing came although there is more.
     """
-    caller, consumer = Caller(f"kafka-changelog-{topic}"), None
     try:
-        consumer = opened(KafkaConsumer, caller, client, CALL_S, **READING)
-        yield from _Reading(consumer, caller, topic, patience_s).records(stopped)
-    except (BrokerUnreachable, KafkaError, TimeoutError) as error:
-        raise CheckpointError(f"checkpoint.topic: {topic!r} cannot be read: {named(error)}") from error
-    finally:
-        if consumer is not None:
-            abandon(consumer._client)  # noqa: SLF001 - there is no group to leave
-        caller.close()
-
-
-READING = {
-    "group_id": None,
-    "enable_auto_commit": False,
-    "isolation_level": "read_committed",
-    "auto_offset_reset": "earliest",
-    "request_timeout_ms": 15_000,
-}
-
-
-class _Reading:
-    """One pass over a topic."""
-
-    def __init__(self, consumer: Any, caller: Caller, topic: str, patience_s: float) -> None:  # noqa: ANN401 - untyped
-        self.consumer, self.caller, self.topic, self.patience_s = consumer, caller, topic, patience_s
-        numbers = self._call(lambda: consumer.partitions_for_topic(topic)) or ()
-        self.places = [TopicPartition(topic, number) for number in sorted(numbers)]
-
-    def records(self, stopped: Callable[[], bool]) -> Iterator[Record]:
-        """The records, partition by partition as they come."""
-        if not self.places:
-            return
-        self.consumer.assign(self.places)
-        self.consumer.seek_to_beginning(*self.places)
-        ends = self._call(lambda: self.consumer.end_offsets(self.places, timeout_ms=CALL_S * 1000))
-        moved_at, told_at, missing = time.monotonic(), time.monotonic(), self._missing(ends)
-        while missing and not stopped():
-            found = self.caller.within(CALL_S + GRACE_S, lambda: self.consumer.poll(timeout_ms=500))
-            for records in found.values():
-                yield from map(record_of, records)
-            before, missing, now = missing, self._missing(ends), time.monotonic()
-            moved_at = now if missing < before else moved_at
-            if now - moved_at > self.patience_s:
-                raise CheckpointError(f"checkpoint.topic: {self.topic!r} stands still {missing} offsets before its end")
-            if now - told_at > GRACE_S:
-                told_at = now
-                log.info("reading %s: %d offsets to go", self.topic, missing)
-
-    def _missing(self, ends: Mapping[Any, int]) -> int:
-        """How many offsets are still to be read."""
-        at = {place: self._call(lambda p=place: self.consumer.position(p, timeout_ms=CALL_S * 1000)) for place in ends}  # type: ignore[misc]
-        return sum(max(0, end - (at[place] or 0)) for place, end in ends.items())
-
-    def _call(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever kafka-python returns
-        return self.caller.within(CALL_S + GRACE_S, call)
+        yield from everything(client, topic, patience_s=patience_s, stopped=stopped)
+    except BrokerUnreachable as error:
+        raise CheckpointError(f"checkpoint.topic: {topic!r} cannot be read: {error}") from error
