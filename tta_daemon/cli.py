@@ -148,6 +148,33 @@ def demo(
 
 
 @app.command()
+def produce(
+    bootstrap: Annotated[str, typer.Option("--bootstrap", metavar="HOST:PORT", help="A broker.")] = "localhost:9092",
+    *,
+    per_second: Annotated[float, typer.Option("--per-second", min=0.1, max=10_000, help="Images a second.")] = 50.0,
+    laps: Annotated[int, typer.Option("--laps", min=0, help="Journeys through the worlds; 0: until stopped.")] = 0,
+) -> None:
+    """Send the demo's images and labels to topics images and labels of any broker, until stopped.
+
+    It makes the topics images, answers, labels and images-dlq where they are missing.
+
+    Example: tta-daemon produce --bootstrap localhost:19092 --per-second 50
+    """
+    from threading import Event  # noqa: PLC0415
+
+    from tta_daemon.offline import produce as producing  # noqa: PLC0415 - heavy modules come with it
+
+    stopping = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        sent = producing.run(bootstrap, per_second, laps, stopping)
+    except TtaError as error:
+        _fail(str(error))
+    typer.echo(f"{sent} records were sent to {bootstrap}")
+
+
+@app.command()
 def prepare(  # noqa: PLR0913 - what a person may say
     config: Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration, a TOML file.")],
     source: Annotated[Path, typer.Option(metavar="DATA", help="Source images: .npz, or a folder CLASS/PICTURE.")],

@@ -32,6 +32,7 @@ COMMANDS = [
     ["run"],
     ["check"],
     ["demo"],
+    ["produce"],
     ["healthcheck"],
     ["status"],
     ["dead-letters"],

