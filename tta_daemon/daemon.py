@@ -182,6 +182,7 @@ class Daemon:
                 self.answer(batch)
                 if not self.ledger.ragged:
                     self.settle_when_due()
+                self.take_over(midway=True)
             if self.crowded:
                 self.clear()
             self.labels.join(self.clock())
@@ -190,9 +191,12 @@ class Daemon:
             self.read_again(fault)
         self.report()
 
-    def take_over(self) -> None:
-        """Go on by a new configuration, if one is ready, whatever becomes of the records that wait."""
-        ready = self.slot.take()
+    def take_over(self, *, midway: bool = False) -> None:
+        """Go on by a new configuration, if one is ready, whatever becomes of the records that wait.
+
+        Midway through the batches of a turn only by one that lets them stay as they were decoded.
+        """
+        ready = self.slot.take(with_decoder=not midway)
         if ready is None:
             return
         try:

@@ -105,6 +105,7 @@ BAD = [
     ("[model]\narguments = 5", "model.arguments", "5 is not a table", "{}"),
     ('[adapt]\nmethod = "tnet"', "adapt.method", "'tnet'", "mean tent?"),
     ("[adapt.options]\nlearning_rate = 1", "adapt.options.learning_rate", "tent has no such option", "lr"),
+    ("[adapt.options]\nrestore_rate = 0.1", "adapt.options.restore_rate", "tent has no such option", "cotta, petal"),
     ("[adapt.options]\nlr = -1.0", "adapt.options.lr", "greater than or equal to 0", "Step size"),
     ('[adapt.options]\nlr = "fast"', "adapt.options.lr", "'fast'", "Step size"),
     ('[adapt.options]\noptimizer = "sdg"', "adapt.options.optimizer", "'adam' or 'sgd'", "descends"),
@@ -170,11 +171,13 @@ def test_every_fault_is_reported_at_once_each_with_its_line(file):
 UNREADABLE = {
     "syntax": (b"[kafka]\ninput_topic = images\n", "line 2, column 15", "quotes"),
     "cut short": (b'[kafka]\ninput_topic = "ima', "line 2", "to the end"),
-    "binary": (b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", "byte 0 is not UTF-8", "right file"),
+    "binary": (b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", "line 1, column 1 is not UTF-8", "right file"),
+    "not all text": (b"[log]\n# \xff\n", "line 2, column 3 is not UTF-8", "right file"),
     "huge": (b"#" * (2 << 20), "larger than 1 MiB", "right file"),
     "nested": (b"a = " + b"[" * 100_000, "", ""),
     "nul": (b"\x00" * 100, "line 1", ""),
-    "twice": (b"[log]\n[log]\n", "line 2", ""),
+    "table twice": (b"[log]\n[log]\n", "line 2", "once"),
+    "setting twice": (b"[log]\nlevel = 'info'\nlevel = 'info'\n", "line 3", "once"),
 }
 
 

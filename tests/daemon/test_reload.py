@@ -215,6 +215,31 @@ def test_what_waits_is_answered_by_the_model_it_was_decoded_for(world):
     assert not any(label.isdigit() for label in labels[3:])
 
 
+@pytest.mark.parametrize(
+    ("change", "sizes"),
+    [({"adapt": {"method": "norm"}}, [8, 32]), ({"input": {"max_images": 7}}, [40])],
+    ids=["another method", "another decoder"],
+)
+def test_it_is_taken_between_two_batches_of_a_long_turn_where_they_can_stay(world, change, sizes):
+    world.send(pictures(40))
+    daemon, answer = world.daemon, world.daemon.answer
+    daemon.connect()
+
+    def reloading(batch):
+        answer(batch)
+        if daemon.ledger.open_count == 32:
+            world.write(**change)
+            world.reloader.look()
+
+    daemon.answer = reloading
+    daemon.turn()
+    assert len(world.answered()) == 40
+    methods = [json.loads(r.value)["method"] for r in world.log.records("answers")]
+    assert list(Counter(methods).values()) == sizes
+    daemon.turn()
+    assert world.slot.verdict.result is Result.APPLIED
+
+
 def test_a_newer_file_wins_where_the_broker_fails_while_one_is_taken(world, monkeypatch):
     monkeypatch.setattr("tta_daemon.backoff.PAUSES_S", (0.01,))
     world.reload(batch={"size": 8, "patience_s": 1000.0})

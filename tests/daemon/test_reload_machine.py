@@ -143,8 +143,8 @@ class Reloading(RuleBasedStateMachine):
         self.ends = daemon.source, daemon.sink
         take = daemon.take_over
 
-        def watched():
-            self.watch(take)
+        def watched(**how):
+            self.watch(lambda: take(**how))
 
         daemon.take_over = watched
 
@@ -152,7 +152,7 @@ class Reloading(RuleBasedStateMachine):
         """Take a configuration, and see what that did to what was learned."""
         ready, adapter, before = self.daemon.slot._held, self.daemon.learner.adapter, self.world.memory()
         take()
-        if ready is None:
+        if ready is None or ready is self.daemon.slot._held:
             return
         self.seen["taken"] += 1
         assert self.daemon.config is ready.config

@@ -1,7 +1,7 @@
 """A daemon process under steady load is reloaded all the time: nothing is lost, repeated or forgotten."""
 
 import pytest
-from reload_soak import Soak
+from trials.reload_soak import Soak
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 

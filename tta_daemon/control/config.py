@@ -49,7 +49,7 @@ def read(path: Path, environ: Mapping[str, str]) -> tuple[Config, Places]:
     except tomllib.TOMLDecodeError as error:
         end = f"at line {text.count(chr(10)) + 1}, the end"
         words = str(error).replace("at end of document", end)
-        raise ConfigRefused([Fault(str(path), f"this is not TOML: {words}", _toml_remedy(text))]) from error
+        raise ConfigRefused([Fault(str(path), f"this is not TOML: {words}", _toml_remedy(text, words))]) from error
     except RecursionError as error:
         raise ConfigRefused(
             [Fault(str(path), "this is nested too deeply", "the settings are two tables deep")]
@@ -120,11 +120,14 @@ def _text(path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        place = f"byte {error.start} is not UTF-8"
+        lines = content[: error.start].split(b"\n")
+        place = f"line {len(lines)}, column {len(lines[-1]) + 1} is not UTF-8"
         raise ConfigRefused([Fault(str(path), f"is not text: {place}", "is it the right file?")]) from error
 
 
-def _toml_remedy(text: str) -> str:
+def _toml_remedy(text: str, words: str) -> str:
+    if "overwrite" in words or "twice" in words:
+        return "each table and each setting stands in the file once"
     if not text.endswith("\n"):
         return "the file does not end with a line break: was it written to the end?"
     return 'text stands in quotes, tables in [brackets]: [kafka] and then input_topic = "images"'

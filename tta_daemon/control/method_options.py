@@ -34,7 +34,9 @@ def read(method: str, given: Mapping[str, object]) -> Any:  # noqa: ANN401 - the
     faults: list[Fault] = []
     for name, value in given.items():
         if name not in types:
-            faults.append(Fault(f"{PATH}.{name}", f"{method} has no such option", nearest(name, list(types))))
+            faults.append(
+                Fault(f"{PATH}.{name}", f"{method} has no such option", _whose(name) or nearest(name, list(types)))
+            )
             continue
         try:
             values[name] = _strict(types[name]).validate_python(tuple(value) if isinstance(value, list) else value)
@@ -47,6 +49,12 @@ def read(method: str, given: Mapping[str, object]) -> Any:  # noqa: ANN401 - the
         return kind(**values)
     except (TypeError, ValueError) as error:
         raise refusal([Fault(PATH, str(error))]) from error
+
+
+def _whose(option: str) -> str:
+    """Words that lead to the methods that have an option; empty where none does."""
+    having = [method for method in names() if option in {knob.name for knob in knobs(method)}]
+    return f"it is an option of {', '.join(having)}" if having else ""
 
 
 def knobs(method: str) -> Iterator[Any]:

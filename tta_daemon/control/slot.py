@@ -85,13 +85,14 @@ class Slot:
             held, self._held = self._held, None
             return self._standing, held
 
-    def take(self) -> Prepared | None:
-        """For the loop: take what lies here, if anything does. From now on it counts as in force."""
+    def take(self, *, with_decoder: bool = True) -> Prepared | None:
+        """For the loop: take what lies here, if it may have a decoder or has none. It counts as in force from now."""
         with self._lock:
-            held, self._held = self._held, None
-            if held is not None:
-                self._of_taken = self.verdict
-                self._standing = Standing(held.config, held.deployed or self._standing.deployed)
+            held = self._held
+            if held is None or (held.decoder is not None and not with_decoder):
+                return None
+            self._held, self._of_taken = None, self.verdict
+            self._standing = Standing(held.config, held.deployed or self._standing.deployed)
             return held
 
     def taken(self) -> Verdict:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reload_files import ANY, NEUTRAL, Drawer, File, Place, Sections, Way
-from steady import BATCH, DEADLINE_S, Load, Reader, answered, until
 from world import Memory, config, network
 
+from trials.reload_files import ANY, NEUTRAL, Drawer, File, Place, Sections, Way
+from trials.steady import BATCH, DEADLINE_S, Load, Reader, answered, until
 from tta_daemon.control.asking import NoAnswer, ask
 from tta_daemon.control.checkpoint_file import FileCheckpoint
 from tta_daemon.control.config import load
@@ -27,7 +27,7 @@ from tta_daemon.control.toml import document
 from tta_daemon.offline.broker import create_topics, free_port
 
 TOKEN = "of the soak"  # noqa: S105 - the test's own
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 class Deployment:

@@ -163,6 +163,8 @@ class Drawer:
 
     def _with(self, chosen: Mapping[str, Any]) -> Sections:
         sections = copy.deepcopy(self._base)
+        if chosen.get("adapt.method") == "cotta":
+            sections["adapt"]["options"] = {"views": 2}  # with 32 it cannot keep up with the load
         for path, value in chosen.items():
             section, _, name = path.partition(".")
             sections.setdefault(section, {})[name] = value
