@@ -1,4 +1,7 @@
-"""A real broker for the tests of this folder: our own process, or the one that TTA_TEST_BOOTSTRAP names."""
+"""A real broker for the tests of this folder: our own process, or the one that TTA_TEST_BOOTSTRAP names.
+
+Every test has topics, groups and transactions of its own. Tests that stop the broker are skipped where it is not ours.
+"""
 
 import os
 import time
@@ -42,9 +45,16 @@ def broker(tmp_path_factory):
 
 
 @pytest.fixture
-def own_broker(tmp_path):
-    """A broker process of the test's own, to be stopped and killed."""
+def own_processes():
+    """Leave for the test to start and stop a broker."""
+    if EXTERNAL:
+        pytest.skip("TTA_TEST_BOOTSTRAP names the broker, and this test stops and starts one")
     pytest.importorskip("noida_db", reason="the embedded broker is not installed")
+
+
+@pytest.fixture
+def own_broker(own_processes, tmp_path):
+    """A broker process of the test's own, to be stopped and killed."""
     with Broker(tmp_path / "broker") as process:
         yield process
 

@@ -1,5 +1,6 @@
 """Replicas of the daemon as processes that a trial may end at any moment, minded as an orchestrator would."""
 
+import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ class Member:
             self.service = None
 
     def stop(self) -> None:
-        """SIGTERM; any exit code but 0 is a complaint."""
+        """SIGTERM; a failure to end well is a complaint."""
         if self.service is None:
             return
         try:
@@ -94,7 +95,7 @@ class Member:
             self.service.kill()
             self.complaints.append(f"{self.name}, life {self.lives}: {failed}")
         else:
-            if code != 0:
+            if code not in {0, -signal.SIGTERM}:  # the latter: it was not even listening yet
                 self.complaints.append(f"{self.name}, life {self.lives}, ended with {code}{self.service.last_words()}")
         self.service = None
 

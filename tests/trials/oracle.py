@@ -93,10 +93,14 @@ class Onlooker:
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
         self._client: KafkaAdminClient | None = None
-        self._last = 0
+        self._last: dict[TopicPartition, int] = {}
 
     def settled(self) -> int:
         """Records before the group's offsets, all partitions together."""
+        return sum(self.offsets().values())
+
+    def offsets(self) -> dict[TopicPartition, int]:
+        """The group's offsets in the input."""
         try:
             if self._client is None:
                 self._client = KafkaAdminClient(
@@ -106,8 +110,8 @@ class Onlooker:
         except (KafkaError, OSError):
             self.close()
         else:
-            self._last = max(self._last, sum(max(0, at.offset) for at in found.values()))
-        return self._last
+            self._last |= {place: max(self._last.get(place, 0), at.offset) for place, at in found.items()}
+        return dict(self._last)
 
     def left(self) -> int:
         """Records of the input that the group has not committed; only while the broker is there."""
