@@ -282,7 +282,7 @@ class Daemon:
                 self.metrics.rejected(sample.reason)
                 (topic, number), offset = record.position
                 log.warning("dead letter", reason=sample.reason.value, partition=f"{topic}-{number}", offset=offset)
-                self.board.happened(Kind.DEAD_LETTER, f"dead letter: {sample.reason}")
+                self.board.happened(Kind.DEAD_LETTER, f"dead letter: {sample.reason.replace('_', ' ')}")
             self.reject_ratio.saw(record.position, rejected=isinstance(sample, RecordRejected))
 
     def answer(self, batch: Batch) -> None:

@@ -6,7 +6,7 @@ from world import Memory, config, pictures
 
 from tta_daemon.control.errands import Errand
 from tta_daemon.control.web.board import Board, Kind
-from tta_daemon.control.web.chronicle import LONGEST, MOST, SAME_S, Chronicle
+from tta_daemon.control.web.chronicle import LONGEST, MOST, MOST_PASSING, SAME_S, Chronicle
 from tta_daemon.watch.events import Happening
 
 
@@ -39,13 +39,33 @@ def test_what_repeats_is_counted_and_moves_to_the_end():
     assert [(e.words, e.times) for e in chronicle.entries] == [("b", 1), ("a", 2), ("a", 5)]
 
 
+def test_what_matters_is_counted_only_where_nothing_came_between():
+    chronicle = Chronicle(Clock())
+    for kind in (Kind.DRIFT_BEGAN, Kind.DRIFT_ENDED, Kind.DRIFT_BEGAN, Kind.DRIFT_BEGAN):
+        chronicle.write(kind, kind.value, {})
+    assert [(e.kind, e.times, e.first) for e in chronicle.entries] == [
+        (Kind.DRIFT_BEGAN, 1, 1),
+        (Kind.DRIFT_ENDED, 1, 2),
+        (Kind.DRIFT_BEGAN, 2, 3),
+    ]
+
+
 def test_it_is_bounded_whatever_is_written():
     chronicle = Chronicle()
     for n in range(MOST + 10):
-        chronicle.write(Kind.ALARM, f"{n} " + "x" * 10_000, {})
+        chronicle.write(Kind.RESET, f"{n} " + "x" * 10_000, {})
     assert len(chronicle.entries) == MOST
     assert chronicle.entries[-1].words.startswith(f"{MOST + 9} ")
     assert max(len(e.words) for e in chronicle.entries) == LONGEST
+
+
+def test_a_flood_does_not_drive_out_what_matters():
+    chronicle = Chronicle()
+    chronicle.write(Kind.DRIFT_BEGAN, "drift began", {})
+    for n in range(1000):
+        chronicle.write(Kind.DEAD_LETTER, str(n), {})
+    assert chronicle.entries[0].kind is Kind.DRIFT_BEGAN
+    assert [e.words for e in chronicle.entries[1:]] == [str(n) for n in range(1000 - MOST_PASSING, 1000)]
 
 
 def test_writers_do_not_lose_each_others_entries():

@@ -20,6 +20,9 @@ EACH_S = 2.0
 AT_ONCE = 4
 """Pictures taken at one look."""
 
+LATE = 2 * AT_ONCE
+"""Pictures kept beyond those that are shown, for whoever has just been told of them."""
+
 SIDE = 96
 """Pixels of a picture's longer side, at most."""
 
@@ -97,7 +100,7 @@ class Gallery:
                 "label": picture.truth,
                 "right": picture.right,
             }
-            for picture in reversed(self._pictures)
+            for picture in reversed(self._pictures[-self.most :] if self.most else ())
         ]
 
     def png(self, number: int) -> bytes | None:
@@ -112,7 +115,7 @@ class Gallery:
         return buffer.getvalue()
 
     def _newest(self, pictures: tuple[Picture, ...]) -> tuple[Picture, ...]:
-        return pictures[-self.most :] if self.most else ()
+        return pictures[-(self.most + LATE) :] if self.most else ()
 
     def _name(self, class_: int | str | None) -> str | None:
         if isinstance(class_, str):

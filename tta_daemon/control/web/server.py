@@ -1,9 +1,11 @@
 """Metrics, health and status by HTTP, on a thread of its own."""
 
+import asyncio
 import errno
 import socket
 import threading
 import time
+from contextlib import suppress
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -16,7 +18,10 @@ from starlette.routing import Route
 from tta_daemon import __version__
 from tta_daemon.control.sections import Http
 from tta_daemon.control.web.board import Board, Verdict
+from tta_daemon.control.web.feed import Feed
+from tta_daemon.control.web.feed_pages import FeedPages
 from tta_daemon.control.web.lifecycle import Lifecycle
+from tta_daemon.control.web.page_files import Guarded, page_files, routes
 from tta_daemon.errors import ConfigError
 
 __all__ = ["Board", "Server"]
@@ -39,12 +44,16 @@ class Server:
         self._registry = registry
         board.gallery.tune(http.images)
         self.lifecycle = Lifecycle(http)
+        self._feed = Feed(board, registry, lambda: self._http)
+        self._feed_pages = FeedPages(self._feed, board)
+        self._page = page_files()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._socket: socket.socket | None = None
         pages = Starlette(routes=self._routes())
         pages.router.redirect_slashes = False
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
-                pages,
+                Guarded(pages),
                 http="h11",
                 ws="none",
                 lifespan="off",
@@ -82,6 +91,9 @@ class Server:
     def stop(self, timeout_s: float = 5.0) -> None:
         """Stop listening; requests under way have a second. Harmless where it was never started."""
         self._uvicorn.should_exit = True
+        if self._loop is not None and self._thread.is_alive():
+            with suppress(RuntimeError):  # it has just ended by itself
+                asyncio.run_coroutine_threadsafe(self._feed.close(), self._loop)
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         if self._socket is not None:
@@ -93,22 +105,39 @@ class Server:
         self._board.gallery.tune(http.images)
 
     def _run(self) -> None:
-        self._uvicorn.run(sockets=[self._socket] if self._socket else None)
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        reading = asyncio.create_task(self._feed.keep())
+        try:
+            await self._uvicorn.serve(sockets=[self._socket] if self._socket else None)
+        finally:
+            reading.cancel()
 
     def _routes(self) -> list[Route]:
+        return [Route("/", self._index), *self._pages(), self._feed_pages.pictures(), *routes(self._page)]
+
+    def _pages(self) -> list[Route]:
         return [
-            Route("/", self._index),
             Route("/metrics", self._metrics),
             Route("/-/healthy", self._healthy),
             Route("/-/ready", self._is_ready),
             Route("/api/status", self._status),
+            *self._feed_pages.routes(),
             *self.lifecycle.routes(),
         ]
 
-    async def _index(self, _: Request) -> Response:
-        routes = [route for route in self._routes()[1:] if self._http.lifecycle or "POST" not in (route.methods or ())]
-        pages = "\n".join(f"{'POST ' if 'POST' in (route.methods or ()) else ''}{route.path}" for route in routes)
-        return PlainTextResponse(f"tta-daemon {__version__}\n\n{pages}\n")
+    async def _index(self, request: Request) -> Response:
+        """The status page for a browser, a list of the pages for anybody else."""
+        if "text/html" in request.headers.get("accept", ""):
+            answer = await self._page["index.html"](request)
+            answer.headers["vary"] = "accept"
+            return answer
+        posts = {route.path: "POST" in (route.methods or ()) for route in self._pages()}
+        listed = {path: post for path, post in posts.items() if self._http.lifecycle or not post}
+        pages = "\n".join(f"POST {path}" if post else path for path, post in listed.items())
+        return PlainTextResponse(f"tta-daemon {__version__}\n\n{pages}\n", headers={"vary": "accept"})
 
     async def _metrics(self, request: Request) -> Response:
         encode, kind = choose_encoder(request.headers.get("accept", ""))

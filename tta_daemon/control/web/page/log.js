@@ -1,0 +1,58 @@
+// What happened, newest first.
+
+import { icon } from "./cards.js";
+import { byId, capital, html, moment, whole } from "./words.js";
+
+const SHOWN = 12;
+const KEPT = 256;
+
+export class Log {
+  events = [];
+  #all = false;
+
+  constructor() {
+    byId("log-more").addEventListener("click", () => {
+      this.#all = !this.#all;
+      this.#draw();
+    });
+  }
+
+  take(events, fresh) {
+    if (fresh) this.events = [];
+    if (!events.length && !fresh) return;
+    const again = new Set(events.map((event) => event.first));
+    this.events = [...this.events.filter((event) => !again.has(event.first)), ...events].slice(-KEPT);
+    this.#draw();
+    const newest = events.at(-1);
+    if (!fresh && newest && !newest.passing) byId("announce").textContent = newest.words;
+  }
+
+  get marked() {
+    return this.events.filter((event) => !event.passing);
+  }
+
+  #draw() {
+    const newest = [...this.events].reverse();
+    const shown = this.#all ? newest : newest.slice(0, SHOWN);
+    byId("log-none").hidden = newest.length > 0;
+    byId("log").replaceChildren(
+      ...shown.map((event) =>
+        html(
+          "li",
+          { class: event.tone, "data-kind": event.kind },
+          icon(event.tone),
+          html("time", { datetime: new Date(1000 * event.at).toISOString() }, moment(event.at)),
+          html(
+            "span",
+            { class: "event" },
+            capital(event.words),
+            event.times > 1 && html("span", { class: "times" }, ` \u00d7${whole(event.times)}`),
+          ),
+        ),
+      ),
+    );
+    const more = byId("log-more");
+    more.hidden = newest.length <= SHOWN;
+    more.textContent = this.#all ? `Show the newest ${SHOWN}` : `Show all ${newest.length}`;
+  }
+}
