@@ -19,6 +19,7 @@ import structlog
 from tta_daemon.control.config import LARGEST_FILE, Change, Config, Reach, changes, read
 from tta_daemon.control.faults import ConfigRefused, Fault
 from tta_daemon.control.slot import Prepare, Prepared, Result, Slot, Standing, Verdict
+from tta_daemon.control.toml import written
 from tta_daemon.errors import ConfigError
 
 LOOK_EVERY_S = 1.0
@@ -169,4 +170,5 @@ def _refuse_restarts(found: tuple[Change, ...]) -> None:
     stuck = [c for c in found if c.reach is Reach.RESTART]
     if stuck:
         remedy = "restart the daemon, or put the old value back"
-        raise ConfigRefused([Fault(c.path, f"{c.old!r} cannot become {c.new!r} by a reload", remedy) for c in stuck])
+        words = {c.path: f"{written(c.old)} cannot become {written(c.new)} by a reload" for c in stuck}
+        raise ConfigRefused([Fault(path, said, remedy) for path, said in words.items()])
