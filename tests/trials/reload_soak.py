@@ -85,12 +85,12 @@ class Deployment:
     def status(self) -> Mapping[str, Any]:
         """What `/api/status` says."""
         assert self.process.poll() is None, self.log()[-3000:]
-        found: Mapping[str, Any] = json.loads(ask(self.url, "/api/status")[1])
+        found: Mapping[str, Any] = json.loads(ask(self.url, "/api/status", patience_s=DEADLINE_S)[1])
         return found
 
     def metrics(self) -> dict[str, float]:
         """What `/metrics` says, series by series."""
-        lines = ask(self.url, "/metrics")[1].splitlines()
+        lines = ask(self.url, "/metrics", patience_s=DEADLINE_S)[1].splitlines()
         return {name: float(value) for name, _, value in (s.rpartition(" ") for s in lines if not s.startswith("#"))}
 
     def post(self, page: str) -> tuple[int, str]:
