@@ -11,7 +11,7 @@ help:
 	@echo "make demo       install, then watch the daemon adapt to real images through a real broker (2 minutes)"
 	@echo "make test       install, then run every test"
 	@echo "make check      ruff, mypy --strict, import-linter"
-	@echo "make reference  write the configuration and metrics reference anew"
+	@echo "make reference  write the references and docs/reload.md anew"
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/tta-daemon demo --chart demo-output/demo.png --json demo-output/demo.json
@@ -27,6 +27,7 @@ check: $(VENV)/.installed-dev
 
 reference: $(VENV)/.installed-dev
 	$(BIN)/python scripts/reference
+	$(BIN)/python scripts/reload_page
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

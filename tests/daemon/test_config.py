@@ -4,6 +4,7 @@ import string
 import tomllib
 from pathlib import Path
 
+import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -63,6 +64,22 @@ def test_the_annotated_file_says_every_setting_at_its_default():
         for name in path.split("."):
             assert name in table, path
             table = table[name]
+
+
+def test_the_schema_knows_the_annotated_file_and_what_is_wrong():
+    schema = jsonschema.Draft202012Validator(reference.schema())
+    assert not list(schema.iter_errors(tomllib.loads((ROOT / "config.toml").read_text())))
+    for text in (
+        "[batch]\nsise = 8",
+        "[batch]\nsize = 0",
+        '[adapt]\nmethod = "tnet"',
+        "[adapt.options]\nrestore_rate = 0.1",
+        '[adapt]\nmethod = "cotta"\n[adapt.options]\nrestore_rate = 2.0',
+        "[model]\nstd = [1.0, 1.0]",
+    ):
+        assert len(list(schema.iter_errors(tomllib.loads(text)))) == 1, text
+    for text in ("", '[adapt]\nmethod = "cotta"\n[adapt.options]\nrestore_rate = 0.1', "[adapt.options]\nlr = 0.1"):
+        assert not list(schema.iter_errors(tomllib.loads(text))), text
 
 
 def test_an_empty_file_is_the_defaults(file):

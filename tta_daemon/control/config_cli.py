@@ -65,9 +65,9 @@ def schema() -> None:
 
     Example: tta-daemon config schema > tta-daemon.schema.json
     """
-    from tta_daemon.control.config import Config  # noqa: PLC0415
+    from tta_daemon.control import reference  # noqa: PLC0415 - torch comes with it
 
-    typer.echo(json.dumps(Config.model_json_schema(), indent=2))
+    typer.echo(json.dumps(reference.schema(), indent=2))
 
 
 def loaded(path: Path) -> "Config":

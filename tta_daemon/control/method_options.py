@@ -51,6 +51,14 @@ def read(method: str, given: Mapping[str, object]) -> Any:  # noqa: ANN401 - the
         raise refusal([Fault(PATH, str(error))]) from error
 
 
+def schema(method: str) -> dict[str, Any]:
+    """The JSON Schema of the method's options."""
+    found: dict[str, Any] = TypeAdapter(_methods()[method].options).json_schema()
+    for knob in knobs(method):
+        found["properties"][knob.name] |= {"description": knob.doc, "reach": knob.reach}
+    return found | {"additionalProperties": False}
+
+
 def _whose(option: str) -> str:
     """Words that lead to the methods that have an option; empty where none does."""
     having = [method for method in names() if option in {knob.name for knob in knobs(method)}]

@@ -18,7 +18,7 @@ The environment wins over the file: `TTA_KAFKA__INPUT_TOPIC=photos` stands in fo
 separated by commas. Paths in the file are relative to it. `tta-daemon check FILE` prints all that is wrong with a file.
 
 Every setting has a reach: **live** takes effect between two batches, **rebuild** builds one component anew beside the
-running one, **restart** is refused by a reload. `tta-daemon config diff OLD NEW` shows it for a change.
+running one, **restart** is refused by a reload. `tta-daemon config diff OLD NEW` shows it for a change, [reload.md](reload.md) what was seen of each.
 
 Secrets belong in a file (`password_file`) or the environment (`TTA_KAFKA__SECURITY__PASSWORD`); they are masked
 wherever settings are shown."""
@@ -80,6 +80,22 @@ def metrics_page() -> str:
     ]
     parts = ["# Metrics", f"<!-- {GENERATED} -->", METRICS, _table(("Metric", "Type", "Labels", "Meaning"), rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the configuration, the options of each method included."""
+    found = Config.model_json_schema()
+    adapt, methods = found["$defs"]["Adapt"], method_options.names()
+    chosen = adapt["properties"]["method"] | {"enum": methods}
+    adapt["properties"]["method"] = chosen
+    adapt["allOf"] = [
+        {
+            "if": {"properties": {"method": {"const": name}}, "required": ["method"] * (name != chosen["default"])},
+            "then": {"properties": {"options": method_options.schema(name)}},
+        }
+        for name in methods
+    ]
+    return found
 
 
 def differing(config: Config) -> dict[str, Any]:
