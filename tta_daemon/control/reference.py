@@ -18,7 +18,8 @@ The environment wins over the file: `TTA_KAFKA__INPUT_TOPIC=photos` stands in fo
 separated by commas. Paths in the file are relative to it. `tta-daemon check FILE` prints all that is wrong with a file.
 
 Every setting has a reach: **live** takes effect between two batches, **rebuild** builds one component anew beside the
-running one, **restart** is refused by a reload. `tta-daemon config diff OLD NEW` shows it for a change, [reload.md](reload.md) what was seen of each.
+running one, **restart** is refused by a reload. `tta-daemon config diff OLD NEW` shows it for a change, and
+[reload.md](reload.md) what a change of each setting was seen to do.
 
 Secrets belong in a file (`password_file`) or the environment (`TTA_KAFKA__SECURITY__PASSWORD`); they are masked
 wherever settings are shown."""
