@@ -33,6 +33,7 @@ from tta_daemon.stream.source import Tail
 from tta_daemon.watch.accuracy import Accuracy, LabelJoin
 from tta_daemon.watch.labels import Labels
 from tta_daemon.watch.metrics import Metrics
+from tta_daemon.watch.traces import traces
 
 HEARTBEAT_S = 3.0
 """Time between two heartbeats, by which a rebalance is noticed; less where the session times out in thrice that."""
@@ -100,7 +101,16 @@ def assemble(config: Config, path: Path, *, fresh_state: bool = False) -> Iterat
         slot = Slot(config, deployed)
         reloader = Reloader(path, os.environ, preparing, slot, told)
         daemon = Daemon(
-            config, deployed, connect, learner, metrics, board, slot=slot, taken=taken, fresh_state=fresh_state
+            config,
+            deployed,
+            connect,
+            learner,
+            metrics,
+            board,
+            slot=slot,
+            taken=taken,
+            fresh_state=fresh_state,
+            traces=ending.enter_context(traces(os.environ)),
         )
         server.lifecycle.serve(reloader, daemon.errands)
         reloader.start()

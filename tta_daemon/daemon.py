@@ -39,6 +39,7 @@ from tta_daemon.stream.source import Source
 from tta_daemon.watch.batch_line import batch_line
 from tta_daemon.watch.labels import Labels
 from tta_daemon.watch.metrics import Metrics, Restore
+from tta_daemon.watch.traces import Traces
 
 POLL_S = 0.5
 """The longest a turn waits for records: how soon a stop or a reload is noticed."""
@@ -77,6 +78,7 @@ class Daemon:
         slot: Slot | None = None,
         taken: Callable[[Config], None] = lambda _: None,
         fresh_state: bool = False,
+        traces: Traces | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
@@ -89,6 +91,7 @@ class Daemon:
         self.errands = Errands()
         self.taken = taken
         self.fresh_state = fresh_state
+        self.traces = traces or Traces()
         self.clock = clock
         self.decoder = decoder_of(config)
         self.batcher = Batcher(config.batch.size, config.batch.patience_s)
@@ -287,8 +290,9 @@ class Daemon:
 
     def answer(self, batch: Batch) -> None:
         """The answer does not wait for learning: ask, send, close, then learn."""
+        asked_at = time.time()
         unanswered = [self.progress.must_answer(record.position) for record in batch.records]
-        lag_s = max(0.0, time.time() - min(record.timestamp_s for record in batch.records)) if all(unanswered) else 0.0
+        lag_s = max(0.0, asked_at - min(record.timestamp_s for record in batch.records)) if all(unanswered) else 0.0
         answered = self.learner.answer(torch.from_numpy(batch.images()), lag_s, learned=batch.learned)
         said = predictions(answered.logits, self.deployed.labels)
         about = About(self.deployed.name, self.learner.method, self.learner.step)
@@ -309,6 +313,7 @@ class Daemon:
         hold = Hold.FAILED if signals is None else answered.hold
         told = {"step": self.learner.step, "age_s": round(lag_s, 3), "learn_s": round(self.clock() - began, 4)}
         log.info("batch", **batch_line(batch, answered, hold), **told)
+        self.traces.answered(batch, hold, self.config.kafka.group_id, asked_at)
         if hold is Hold.FAILED:
             self.board.happened(Kind.REWOUND, f"{self.learner.method} failed: what it had learned is forgotten")
         self.progress.learned_from([record.position for record in batch.records])

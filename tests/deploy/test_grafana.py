@@ -56,6 +56,35 @@ def test_panels_do_not_overlap(path):
         taken |= cells
 
 
+OF_THE_DATA_SOURCE = {"titleFormat", "textFormat", "step", "useValueForTime", "definition", "id"}
+"""Fields that belong to Prometheus' queries, or are null; Grafana's own types of a dashboard do not know them."""
+
+
+def lost(told, read, path=""):
+    """Where two JSON values differ, but for what ``read`` has more."""
+    if isinstance(told, dict) and isinstance(read, dict):
+        for name, value in told.items():
+            yield from lost(value, read.get(name), f"{path}/{name}")
+    elif isinstance(told, list) and isinstance(read, list) and len(told) == len(read):
+        for number, (one, other) in enumerate(zip(told, read, strict=True)):
+            yield from lost(one, other, f"{path}/{number}")
+    elif told != read and path.rpartition("/")[2] not in OF_THE_DATA_SOURCE:
+        yield path
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_grafanas_own_types_understand_every_field(path):
+    sdk = pytest.importorskip("grafana_foundation_sdk.models.dashboard", reason="pip install 'tta-daemon[deploy]'")
+    encoder = pytest.importorskip("grafana_foundation_sdk.cog.encoder").JSONEncoder
+    pytest.importorskip("grafana_foundation_sdk.cog.plugins").register_default_plugins()
+    told = json.loads(path.read_text())
+    read = json.loads(encoder().encode(sdk.Dashboard.from_json(json.loads(path.read_text()))))
+    assert list(lost(told, read)) == []
+    told["panels"][1]["titel"] = told["panels"][1].pop("title")
+    read = json.loads(encoder().encode(sdk.Dashboard.from_json(told)))
+    assert list(lost(told, read)) == ["/panels/1/titel"]
+
+
 def test_provisioning_finds_them():
     provider = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/tta-daemon.yaml").read_text())
     folder = provider["providers"][0]["options"]["path"]
