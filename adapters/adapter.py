@@ -65,6 +65,8 @@ class Adapter(nn.Module):
     """
 
     Options: ClassVar[type]
+    temperature: ClassVar[float] = 1.0
+    """What the logits are to be divided by so that their softmax is a probability: networks summed, for one."""
     steps: Tensor
 
     def __init__(self, classifier: Classifier, options: Any, prior: Any = None, seed: int = 0) -> None:  # noqa: ANN401 - each method narrows both

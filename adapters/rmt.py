@@ -60,6 +60,8 @@ class RmtPrior:
 class Rmt(Adapter):
     """The whole student agrees with its teacher on two views, and gathers both at the nearest source prototype."""
 
+    temperature = 2.0  # the answer is the sum of two networks' logits
+
     options: RmtOptions
     prior: RmtPrior | None
 

@@ -49,6 +49,7 @@ def config(folder: Path | None = None, **sections: dict[str, object]) -> Config:
         "adapt": {"method": "tent", "learn_from": 4},
         "settle": {"every_s": 0.001},
         "kafka": {"labels_topic": "labels"},
+        "guard": {"mode": "off"},
     }
     for name, section in sections.items():
         base[name] = base.get(name, {}) | section
@@ -63,7 +64,7 @@ class Memory:
         self.config = config
         self.metrics = Metrics()
         deployed = load(config.model)
-        learner = Learner(deployed, config.adapt, config.watch.sample)
+        learner = Learner(deployed, config.adapt, config.watch.sample, config.guard)
 
         def connect() -> World:
             kafka = config.kafka

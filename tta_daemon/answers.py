@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tta_daemon.learner import Answered
 from tta_daemon.stream.records import Answer, Batch, Guess, Prediction
+from tta_daemon.watch.guard import Serve
 
 TOP = 3
 """How many classes an answer names."""
@@ -23,26 +25,31 @@ def predictions(logits: Tensor, labels: Sequence[str]) -> list[Prediction]:
 
 
 class About(NamedTuple):
-    """What every answer says of where it comes from: the model, the method, and its step."""
+    """What every answer says of where it comes from: the model, the method, its step, and who answers."""
 
     model: str
     method: str
     step: int
+    by: Serve = Serve.ADAPTED
 
 
-def answers(batch: Batch, said: Sequence[Prediction], source: Tensor | None, about: About) -> list[Answer]:
-    """One answer for each record of ``batch``; ``source`` are the frozen model's logits, where it was asked."""
+def answers(batch: Batch, said: Sequence[Prediction], answered: Answered, about: About) -> list[Answer]:
+    """One answer for each record of ``batch``, with what source and adapted model say by themselves."""
+    source = answered.source
     source_classes = source.argmax(1).tolist() if source is not None else [None] * batch.size
-    rows = list(zip(said, source_classes, strict=True))
+    adapted_classes = answered.adapted.argmax(1).tolist()
+    rows = list(zip(said, source_classes, adapted_classes, strict=True))
     return [
         Answer(
             id=sample.record.id,
             stream=batch.stream,
-            predictions=tuple(prediction for prediction, _ in part),
-            source_class=tuple(c for _, c in part) if source is not None else None,
+            predictions=tuple(prediction for prediction, _, _ in part),
+            source_class=tuple(c for _, c, _ in part) if source is not None else None,
+            adapted_class=tuple(c for _, _, c in part),
             model=about.model,
             method=about.method,
             step=about.step,
+            by=about.by,
         )
         for sample, part in zip(batch.samples, batch.split(rows), strict=True)
     ]

@@ -70,7 +70,7 @@ def assemble(config: Config, path: Path, *, fresh_state: bool = False) -> Iterat
         metrics.model(deployed.name, deployed.digest, config.adapt.method, config.model.device)
         metrics.configured(config.digest)
         client = connection(config.kafka)
-        learner = Learner(deployed, config.adapt, config.watch.sample)
+        learner = Learner(deployed, config.adapt, config.watch.sample, config.guard)
         folder = ending.enter_context(closing(folder_of(config))) if config.checkpoint.kind == "file" else None
 
         def connect() -> World:

@@ -8,7 +8,7 @@ After a crash a record may come again that was answered, or learned from, or bot
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import compress
@@ -24,9 +24,10 @@ from tta_daemon.control.config import Config
 from tta_daemon.control.errands import Done, Errand, Errands
 from tta_daemon.control.scribe import Scribe
 from tta_daemon.control.slot import Prepared, Result, Slot
+from tta_daemon.control.snapshot import Snapshot
 from tta_daemon.control.web.board import Board, Kind
 from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected
-from tta_daemon.learner import Hold, Learner
+from tta_daemon.learner import Answered, Hold, Learner
 from tta_daemon.model.load import Deployed
 from tta_daemon.stream.batching import Batcher
 from tta_daemon.stream.dead_letters import DeadLetters, RejectRatio
@@ -37,15 +38,20 @@ from tta_daemon.stream.records import Batch, Partition
 from tta_daemon.stream.sink import Sink
 from tta_daemon.stream.source import Source
 from tta_daemon.watch.batch_line import batch_line
+from tta_daemon.watch.guard import Decision
 from tta_daemon.watch.labels import Labels
 from tta_daemon.watch.metrics import Metrics, Restore
 from tta_daemon.watch.traces import Traces
+from tta_daemon.watch.watching import watch_of
 
 POLL_S = 0.5
 """The longest a turn waits for records: how soon a stop or a reload is noticed."""
 
 GAP_S = 0.02
 """How long a turn waits for records while a settlement waits for the batch that closes a gap."""
+
+WATCH = "watch/"
+"""What the names of the watch's tensors begin with in a checkpoint."""
 
 REPORT_S = 0.25
 """Time between two reports to the outside."""
@@ -100,6 +106,7 @@ class Daemon:
         self.scribe = Scribe(None, config.checkpoint.every_s, metrics, clock)
         self.dead_letters = DeadLetters(config.kafka.dead_letters, connect_headers=config.kafka.connect_headers)
         self.reject_ratio = RejectRatio(config.limits.reject_ratio, config.limits.reject_window)
+        self.watch = watch_of(deployed)
         self._beginning = Backoff(clock)
         self._begun: set[Partition] = set()
         self._arriving: set[Partition] = set()
@@ -151,6 +158,9 @@ class Daemon:
             log.info("saved states are set aside", states=checkpoint.set_aside(""))
         elif (snapshot := checkpoint.latest("")) is not None:
             self.learner.resume(snapshot)
+            if self.watch is not None:
+                seen = {n.removeprefix(WATCH): t for n, t in snapshot.beside.items() if n.startswith(WATCH)}
+                self.watch.resume(seen)
             self.progress = Progress(snapshot.learned, self.config.checkpoint.relearn_most)
             self.scribe.resumed(snapshot)
             log.info("state resumed", partitions=len(snapshot.learned), **snapshot.about)
@@ -188,7 +198,7 @@ class Daemon:
                 self.take_over(midway=True)
             if self.crowded:
                 self.clear()
-            self.labels.join(self.clock())
+            self.hear_labels()
             self.settle_when_due()
         except DeliveryError as fault:
             self.read_again(fault)
@@ -215,11 +225,12 @@ class Daemon:
             self.decoder = ready.decoder
         config = self.config = ready.config
         self._settings = config.masked()
-        self.deployed = ready.deployed or self.deployed
-        self.learner.take(self.deployed, config.adapt, config.watch.sample, ready.adapter)
+        if ready.deployed is not None:
+            self.deployed, self.watch = ready.deployed, watch_of(ready.deployed)
+        self.learner.take(self.deployed, config.adapt, config.watch.sample, config.guard, ready.adapter)
         self.scribe.every_s = config.checkpoint.every_s
         if ready.adapter is not None:
-            self.scribe.departed()
+            self.departed()
             self._settled_at -= config.settle.every_s  # what is saved must not be another method's for long
         self.batcher.size, self.batcher.patience_s = config.batch.size, config.batch.patience_s
         self.reject_ratio.tune(config.limits.reject_ratio, config.limits.reject_window)
@@ -245,10 +256,16 @@ class Daemon:
     def reset(self) -> Done:
         """Forget what was learned: the deployed model answers, and learning begins anew."""
         steps = self.learner.step
-        self.learner.adapter.rewind()
-        self.scribe.departed()
+        self.learner.forget()
+        self.departed()
         self.metrics.restored(Restore.REQUESTED)
         return Done(done=True, words=f"{self.learner.method} has forgotten {steps} steps and begins anew")
+
+    def departed(self) -> None:
+        """What answers is not what was saved, nor what the canary images were shown to."""
+        self.scribe.departed()
+        if self.watch is not None and self.watch.canary is not None:
+            self.watch.canary.forget()
 
     def save(self) -> Done:
         """Settle now, and save what was learned."""
@@ -294,9 +311,9 @@ class Daemon:
         unanswered = [self.progress.must_answer(record.position) for record in batch.records]
         lag_s = max(0.0, asked_at - min(record.timestamp_s for record in batch.records)) if all(unanswered) else 0.0
         answered = self.learner.answer(torch.from_numpy(batch.images()), lag_s, learned=batch.learned)
+        about = About(self.deployed.name, self.learner.method, self.learner.step, answered.serve)
         said = predictions(answered.logits, self.deployed.labels)
-        about = About(self.deployed.name, self.learner.method, self.learner.step)
-        replies = zip(batch.samples, answers(batch, said, answered.source, about), strict=True)
+        replies = zip(batch.samples, answers(batch, said, answered, about), strict=True)
         with self.metrics.timed("produce"):
             for sample, reply in compress(replies, unanswered):
                 self.sink.send(reply.message(self.config.kafka.output_topic, sample.record))
@@ -306,10 +323,12 @@ class Daemon:
             self.metrics.answered(replace(batch, samples=tuple(compress(batch.samples, unanswered))), answered)
         self.metrics.relearned(unanswered.count(False))
         self.board.gallery.saw(batch, said, answered.source, self.deployed.labels)
+        self.watch_over(batch, answered)
         began = self.clock()
         with self.metrics.timed("adapt"):
             signals = answered.learn()
         self.metrics.learned(signals, answered.hold)
+        self.heed_guard()
         hold = Hold.FAILED if signals is None else answered.hold
         told = {"step": self.learner.step, "age_s": round(lag_s, 3), "learn_s": round(self.clock() - began, 4)}
         log.info("batch", **batch_line(batch, answered, hold), **told)
@@ -317,6 +336,37 @@ class Daemon:
         if hold is Hold.FAILED:
             self.board.happened(Kind.REWOUND, f"{self.learner.method} failed: what it had learned is forgotten")
         self.progress.learned_from([record.position for record in batch.records])
+
+    def watch_over(self, batch: Batch, answered: Answered) -> None:
+        """What a batch says of the stream, told once the answers have left; nothing counts twice."""
+        watch = self.watch
+        if watch is None or answered.view is None or batch.learned:
+            return
+        with self.metrics.timed("watch"):
+            events = watch.see(answered.view, answered.adapted, self.clock(), answered.head)
+            watch.ask_canary(self.learner.adapter.predict)
+            watch.tell(self.metrics, events)
+        for event in events:
+            log.info("watch", event=event.kind.value, images=event.images, **event.detail)
+            self.board.happened(Kind(event.kind.value), event.words, 1, **event.detail)
+        self.learner.drifted = watch.drift.covariate
+
+    def hear_labels(self) -> None:
+        """Labels judge the answers, and the estimates of their accuracy, and what the guard makes of both."""
+        for scored in self.labels.join(self.clock()):
+            self.learner.guard.labeled(scored)
+            if self.watch is not None:
+                self.watch.labeled(scored, self.clock())
+
+    def heed_guard(self) -> None:
+        """Tell what the guard has decided, and do what follows from it."""
+        for verdict in self.learner.guard.verdicts():
+            log.info("guard", decision=verdict.decision.value, words=verdict.words, **verdict.evidence)
+            self.metrics.decided(verdict.decision)
+            self.board.happened(Kind.GUARD, verdict.words, 1, **verdict.evidence)
+            if verdict.decision in {Decision.REWIND, Decision.RESET}:
+                self.metrics.restored(Restore.GUARD if verdict.decision is Decision.REWIND else Restore.SCHEDULED)
+                self.departed()
 
     def settle_when_due(self) -> None:
         """Settle every so often; with exactly_once not while an answer is ahead of a record that still waits."""
@@ -334,12 +384,17 @@ class Daemon:
         offsets, timeout_s = self.ledger.safe(), self.config.settle.timeout_s
         with self.metrics.timed("commit"):
             self.sink.flush(timeout_s)
-            self.scribe.offer(self.progress.learned, self.learner.snapshot)
+            self.scribe.offer(self.progress.learned, self.snapshot)
             self.sink.settle(self.source, offsets, timeout_s)
         self.ledger.settled(offsets)
         self.scribe.settled()
         self.metrics.settled()
         self._settled_at = self.clock()
+
+    def snapshot(self, learned: Mapping[Partition, int]) -> Snapshot:
+        """A copy of all that was learned and seen of the records before these offsets."""
+        seen = self.watch.dump() if self.watch is not None else {}
+        return self.learner.snapshot(learned, {f"{WATCH}{name}": tensor for name, tensor in seen.items()})
 
     def read_again(self, fault: DeliveryError) -> None:
         """Forget what was not settled and go back to where the group stands: nothing is lost, some may come twice."""
@@ -431,9 +486,16 @@ class Daemon:
                 "partitions": sorted(f"{topic}-{number}" for topic, number in self.source.assignment()),
                 "waiting_images": self.batcher.waiting,
                 "open_records": self.ledger.open_count,
+                "guard": self.guarding(),
+                "watch": self.watch.status() if self.watch is not None else None,
                 "accuracy": {"images": accuracy.images, "adapted": accuracy.adapted, "source": accuracy.source},
             }
         )
+
+    def guarding(self) -> dict[str, object]:
+        """Whose answers leave, and why."""
+        guard = self.learner.guard
+        return {"mode": guard.settings.mode, "serve": guard.serve, "vetoed": guard.vetoed, **guard.evidence()}
 
     @property
     def crowded(self) -> bool:

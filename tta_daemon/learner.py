@@ -5,8 +5,10 @@ Policy only. How an answer is computed and what is learned from it is the method
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 import structlog
@@ -17,16 +19,22 @@ import adapters
 from adapters.parts.norms import normalizing, pseudo_counted
 from tta_daemon import __version__
 from tta_daemon.control.sections import Adapt
+from tta_daemon.control.sections import Guard as GuardSettings
 from tta_daemon.control.snapshot import REMEDY, Snapshot, identity_of
 from tta_daemon.errors import CheckpointError, ConfigError
 from tta_daemon.model.load import Deployed
 from tta_daemon.stream.records import Partition
+from tta_daemon.watch.guard import Guard, Serve, blended
+from tta_daemon.watch.view import Head, HeadTap, Probe, SourceView
 
 MOST_LEFT = 4
 """States of methods that were left which are remembered: the latest."""
 
 DICE = ("dice._extra_state/state",)
 """Where an adapter's memory holds its randomness."""
+
+GUARD = "guard/"
+"""What the names of the guard's tensors begin with in a checkpoint."""
 
 PSEUDO_IMAGES = 16
 """What the source's statistics count as beside a batch too small to learn from (Schneider et al. 2020)."""
@@ -47,23 +55,35 @@ class Hold(StrEnum):
     LAG = "lag"
     BUDGET = "budget"
     FAILED = "failed"
+    GUARD = "guard"
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Logits for each image of a batch, N x C, and what the frozen source model says of the same images.
+    """Logits for each image of a batch, N x C, and what the frozen source model sees in the same images.
 
+    ``logits`` are what leaves: the adapted model's, the source's or both, as ``serve`` says; ``adapted`` is what the
+    adapted model would have said.
     ``learn`` is to be called after the answers have left. It never raises; None where it failed, and all that was
-    learned is forgotten. Seconds are what each of the two models took.
+    learned is forgotten. ``head`` is what the adapted answers were made from, where somebody wants to know. Seconds are
+    what each of the two models took.
     """
 
     logits: Tensor
-    source: Tensor | None
+    adapted: Tensor
+    serve: Serve
+    view: SourceView | None
     learn: Callable[[], Signals | None]
     hold: Hold | None
     repaired: int
     seconds: float
     source_seconds: float = 0.0
+    head: Head | None = None
+
+    @property
+    def source(self) -> Tensor | None:
+        """The source model's logits, N x C, where it was asked."""
+        return None if self.view is None else self.view.logits
 
 
 class _Left(NamedTuple):
@@ -80,17 +100,27 @@ class Learner:
         deployed: the model as it was deployed.
         adapt: the ``[adapt]`` section.
         sample: the share of batches that the frozen source model sees as well.
+        guard: the ``[guard]`` section.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, deployed: Deployed, adapt: Adapt, sample: float, clock: Callable[[], float] = time.monotonic
+        self,
+        deployed: Deployed,
+        adapt: Adapt,
+        sample: float,
+        guard: GuardSettings,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._deployed = deployed
         self._adapt = adapt
         self._sample = sample
         self._clock = clock
         self.adapter = newborn(deployed, adapt)
+        self.guard = Guard(guard)
+        self.drifted = True
+        self._probe = _probe_of(deployed)
+        self._tap = HeadTap()
         self._left: dict[frozenset[tuple[str, str]], _Left] = {}
         self._batches = 0
         self._sampled = 0.0
@@ -106,7 +136,14 @@ class Learner:
         """Steps learned since birth, restarts included."""
         return int(self.adapter.steps)
 
-    def take(self, deployed: Deployed, adapt: Adapt, sample: float, adapter: adapters.Adapter | None) -> None:
+    def take(
+        self,
+        deployed: Deployed,
+        adapt: Adapt,
+        sample: float,
+        guard: GuardSettings,
+        adapter: adapters.Adapter | None,
+    ) -> None:
         """Go on by other settings, with another adapter where one was built. Cannot fail.
 
         What the old adapter learned is kept, and given back when the same model, method and structural options return.
@@ -114,6 +151,10 @@ class Learner:
         if adapter is not None:
             self._left[self._identity] = _Left(self.adapter.dump(), self._fortune)
             self.adapter = adapter
+            self.guard.departed()
+        self.guard.settings = guard
+        if deployed is not self._deployed:
+            self._probe = _probe_of(deployed)
         self._deployed, self._adapt, self._sample = deployed, adapt, sample
         if adapter is None:
             self.adapter.tune(adapt.chosen())
@@ -139,12 +180,13 @@ class Learner:
         except (ValueError, KeyError, RuntimeError) as fault:
             self._fail(fault)
 
-    def snapshot(self, learned: Mapping[Partition, int]) -> Snapshot:
-        """A copy of all that was learned, from the records before these offsets."""
+    def snapshot(self, learned: Mapping[Partition, int], watched: adapters.Memory = MappingProxyType({})) -> Snapshot:
+        """A copy of all that was learned from the records before these offsets, and of what was ``watched``."""
+        beside = {f"{GUARD}{name}": tensor for name, tensor in self.guard.dump().items()}
         about = {"tta-daemon": __version__, "torch": torch.__version__, "step": str(self.step)}
         about |= {"options": str(self._adapt.chosen()), "saved_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         identity = identity_of(self._deployed, self._adapt)
-        return Snapshot("", self.adapter.dump(), dict(learned), identity, self._batches, about)
+        return Snapshot("", self.adapter.dump(), dict(learned), identity, self._batches, about, {**beside, **watched})
 
     def resume(self, snapshot: Snapshot) -> None:
         """Go on from what was learned before, bit for bit.
@@ -158,6 +200,10 @@ class Learner:
         except (ValueError, KeyError, RuntimeError) as fault:
             raise CheckpointError(f"the saved state does not fit: {fault} ({REMEDY})") from fault
         self._batches = snapshot.batches
+        try:
+            self.guard.load({n.removeprefix(GUARD): t for n, t in snapshot.beside.items() if n.startswith(GUARD)})
+        except (KeyError, ValueError, RuntimeError):
+            self.guard.departed()  # a state from before there was a guard
 
     def answer(self, images: Tensor, lag_s: float = 0.0, *, learned: bool = False) -> Answered:
         """Answer a batch: float32, N x 3 x H x W in [0, 1].
@@ -168,48 +214,109 @@ class Learner:
         images = images.to(self._deployed.classifier.mean.device)
         hold = Hold.LEARNED if learned else self._hold(len(images), lag_s)
         self._batches += not learned
+        watched = self._watched()
         try:
-            logits, learn = self._ask(images, hold)
+            with self._tap.on(self.adapter) if watched and self._deployed.known else nullcontext():
+                adapted, learn = self._ask(images, hold)
         except (RuntimeError, ValueError) as fault:
-            logits, learn, hold = self._ask_source(images), _nothing, Hold.FAILED
+            adapted, learn, hold = self._ask_source(images), _nothing, Hold.FAILED
             self._fail(fault)
         asked = self._clock()
-        source = self._ask_source(images) if self._watched() else None
+        view = self._probe(images) if watched else None
         answered = self._clock()
-        logits, repaired = self._repair(logits, images)
-        return Answered(logits, source, learn, hold, repaired, asked - began, answered - asked)
+        adapted, repaired = self._repair(adapted, images)
+        serve, worth_learning = self._weigh(adapted, view)
+        if hold is None and not worth_learning:
+            learn, hold = _nothing, Hold.GUARD
+        return Answered(
+            logits=self._served(serve, adapted, view, images),
+            adapted=adapted,
+            serve=serve,
+            view=view,
+            learn=learn,
+            hold=hold,
+            repaired=repaired,
+            seconds=asked - began,
+            source_seconds=answered - asked,
+            head=self._tap.behind(adapted) if watched and self._deployed.known else None,
+        )
+
+    def _weigh(self, adapted: Tensor, view: SourceView | None) -> tuple[Serve, bool]:
+        """Whose answers leave, and whether the guard finds the batch worth learning from."""
+        mode = self.guard.settings.mode
+        if mode == "off" or self._adapt.method == "source":
+            return Serve.ADAPTED, True
+        best = self.guard.serve if view is None else self.guard.weigh(view.logits, adapted)
+        return Serve.SOURCE if mode == "observe" else best, best is not Serve.SOURCE
+
+    def _served(self, serve: Serve, adapted: Tensor, view: SourceView | None, images: Tensor) -> Tensor:
+        """The logits that leave."""
+        if serve is Serve.ADAPTED:
+            return adapted
+        source = self._ask_source(images) if view is None else view.logits
+        return source if serve is Serve.SOURCE else blended(source, adapted)
 
     def _ask(self, images: Tensor, hold: Hold | None) -> tuple[Tensor, Callable[[], Signals | None]]:
         if hold is Hold.SMALL:
             with normalizing(self.adapter, pseudo_counted(PSEUDO_IMAGES)):
-                return self.adapter.predict(images), _nothing
+                return self._predict(images), _nothing
         if hold is not None:
-            return self.adapter.predict(images), _nothing
+            return self._predict(images), _nothing
         answer = adapters.answer(self.adapter, images)
-        return answer.logits, lambda: self._learn(answer)
+        return answer.logits / self.adapter.temperature, lambda: self._learn(answer, images)
 
-    def _learn(self, answer: adapters.Answer) -> Signals | None:
+    def _predict(self, images: Tensor) -> Tensor:
+        """Logits whose softmax is a probability."""
+        return self.adapter.predict(images) / self.adapter.temperature
+
+    def _learn(self, answer: adapters.Answer, images: Tensor) -> Signals | None:
         """Learn, and remember how long that took: the budget says how long to rest after it."""
         began = self._clock()
         try:
-            return answer.learn()
+            signals = answer.learn()
+            self._think_again(images)
         except (RuntimeError, ValueError) as fault:
             self._fail(fault)
             return None
+        else:
+            return signals
         finally:
             self._learned_at = self._clock()
             self._learned_for = self._learned_at - began
 
+    def _think_again(self, images: Tensor) -> None:
+        """Forget what was learned, where that is due or where a newborn adapter would tell more about these images."""
+        guard = self.guard
+        if guard.settings.mode == "off":
+            return
+        if guard.reset_due(self.step) or (guard.check_due() and guard.check(*self._grown_and_newborn(images))):
+            self.forget()
+
+    def _grown_and_newborn(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the adapter says of the images, and what it said when it was born."""
+        grown, memory = self._predict(images), self.adapter.dump()
+        self.adapter.rewind()
+        try:
+            return grown, self._predict(images)
+        finally:
+            self.adapter.load(memory)
+
+    def forget(self) -> None:
+        """Back to birth."""
+        self.adapter.rewind()
+        self.guard.departed()
+
     def _fail(self, fault: Exception) -> None:
         """The method cannot go on from where it is: back to birth."""
         log.warning("adaptation failed; what was learned is forgotten", method=self.method, error=str(fault))
-        self.adapter.rewind()
+        self.forget()
 
     def _hold(self, images: int, lag_s: float) -> Hold | None:
         adapt = self._adapt
         smallest = max(adapt.learn_from, adapters.METHODS[adapt.method].needs.smallest_batch)
         reasons = {
             Hold.NEVER: adapt.when == "never",
+            Hold.DRIFT: adapt.when == "drift" and not self.drifted,
             Hold.SMALL: images < smallest,
             Hold.EVERY: self._batches % adapt.every != 0,
             Hold.LAG: 0.0 < adapt.max_lag_s < lag_s,
@@ -245,9 +352,15 @@ def newborn(deployed: Deployed, adapt: Adapt) -> adapters.Adapter:
         ConfigError: the method cannot work on this model.
     """
     try:
-        return adapters.build(adapt.method, deployed.classifier, adapt.chosen(), seed=adapt.seed)
+        known = deployed.prior(adapt.method)
+        return adapters.build(adapt.method, deployed.classifier, adapt.chosen(), known, adapt.seed)
     except ValueError as fault:
         raise ConfigError("adapt.method", str(fault), "docs/methods.md says what each method needs") from fault
+
+
+def _probe_of(deployed: Deployed) -> Probe:
+    """Looks into the layers only where it is known what they should look like."""
+    return Probe(deployed.classifier) if deployed.known is not None else Probe(deployed.classifier, layers=0)
 
 
 def _nothing() -> Signals:

@@ -28,7 +28,7 @@ def test_an_answer_says_what_it_saw_and_who_said_it() -> None:
     world.send(pictures(8))
     world.run_dry()
     body = json.loads(world.log.records("answers")[0].value)
-    assert set(body) == {"id", "predictions", "source_class", "model", "method", "step", "stream"}
+    assert set(body) == {"id", "predictions", "source_class", "by", "model", "method", "step", "stream"}
     best, top = body["predictions"][0], body["predictions"][0]["top"]
     assert best["class"] == top[0]["class"]
     assert top[0]["confidence"] >= top[1]["confidence"] >= top[2]["confidence"]
@@ -43,7 +43,7 @@ def test_learning_happens_after_the_answers_have_left() -> None:
     happened: list[str] = []
     send, learn = world.daemon.sink.send, world.daemon.learner._learn
     world.daemon.sink.send = lambda message: (happened.append("answer"), send(message))[1]
-    world.daemon.learner._learn = lambda answer: (happened.append("learn"), learn(answer))[1]
+    world.daemon.learner._learn = lambda *given: (happened.append("learn"), learn(*given))[1]
     while world.daemon.learner.step < 2:
         world.daemon.turn()
     assert happened == [*["answer"] * 8, "learn"] * 2

@@ -25,12 +25,13 @@ def clock():
 @pytest.fixture
 def learner(clock):
     given = config(adapt={"learn_from": 4})
-    return Learner(load(given.model), given.adapt, sample=1.0, clock=clock)
+    return Learner(load(given.model), given.adapt, 1.0, given.guard, clock)
 
 
 def rule(learner, **settings):
     """Go on with these settings of [adapt]."""
-    learner.take(learner._deployed, Adapt(**{"method": "tent", "learn_from": 4} | settings), 1.0, None)
+    adapt = Adapt(**{"method": "tent", "learn_from": 4} | settings)
+    learner.take(learner._deployed, adapt, 1.0, learner.guard.settings, None)
 
 
 def held(learner, count=8, lag_s=0.0):
@@ -68,14 +69,14 @@ def test_every_nth_batch(learner):
 def test_a_larger_budget_ends_the_rest_that_a_smaller_one_began(learner, clock):
     learn = learner._learn
 
-    def slowly(answer):
+    def slowly(answer, images):
         inner = answer.learn
 
         def learning():
             clock.now += 1.0
             return inner()
 
-        return learn(type(answer)(answer.logits, learning))
+        return learn(type(answer)(answer.logits, learning), images)
 
     learner._learn = slowly
     rule(learner, budget=0.1)
@@ -97,7 +98,7 @@ def test_a_failed_step_is_no_step(learner):
     answered = learner.answer(images(8))
     learner.adapter.rewind()
     broken = learner._learn
-    learner._learn = lambda answer: broken(type(answer)(answer.logits, failing))
+    learner._learn = lambda answer, seen: broken(type(answer)(answer.logits, failing), seen)
     answered = learner.answer(images(8))
     metrics.learned(answered.learn(), answered.hold)
     assert value(metrics, "tta_adaptation_steps_total") == 0

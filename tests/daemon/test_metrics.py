@@ -12,7 +12,9 @@ from tta_daemon.errors import Reason
 from tta_daemon.learner import Answered, Hold
 from tta_daemon.stream.records import Batch, Partition, Position, Record, Sample
 from tta_daemon.watch.accuracy import Accuracy, LabelJoin, Scored
+from tta_daemon.watch.guard import Serve
 from tta_daemon.watch.metrics import Detector, Metrics, Restore
+from tta_daemon.watch.view import SourceView
 
 NOW = 1_000_000.0
 
@@ -36,7 +38,8 @@ def batch(count, age_s=0.5):
 
 
 def answered(logits, source=None, repaired=0):
-    return Answered(logits, source, learn=dict, hold=None, repaired=repaired, seconds=0.02)
+    view = None if source is None else SourceView(source, torch.zeros(0), torch.zeros(0))
+    return Answered(logits, logits, Serve.ADAPTED, view, dict, None, repaired, seconds=0.02)
 
 
 def live():

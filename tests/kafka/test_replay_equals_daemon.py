@@ -63,7 +63,7 @@ def through_the_broker(config, source, laid, broker):
     producer.flush()
     producer.close()
     heard, deployed = Listening(), load(config.model)
-    learner = Learner(deployed, config.adapt, config.watch.sample)
+    learner = Learner(deployed, config.adapt, config.watch.sample, config.guard)
     client = connection(config.kafka)
     daemon = Daemon(
         config, deployed, lambda: on_kafka(config, client, deployed, heard.tape), learner, heard.tape, Board()

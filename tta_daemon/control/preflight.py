@@ -34,7 +34,7 @@ def _collected(check: Callable[[Config], Iterator[Fault]], config: Config) -> It
 
 def _model(config: Config) -> Iterator[Fault]:
     deployed = load(config.model)
-    for words in adapters.unmet(config.adapt.method, deployed.classifier):
+    for words in adapters.unmet(config.adapt.method, deployed.classifier, deployed.prior(config.adapt.method)):
         yield Fault("adapt.method", f"{config.adapt.method}: {words}", "docs/methods.md says what each method needs")
 
 

@@ -51,6 +51,7 @@ class Model(Section):
     checkpoint_key: str = setting("", "Where in a .pt file the weights lie, such as state_dict.", REBUILD)
     strip_prefix: str = setting("", "What every name in the weights starts with too much, such as module.", REBUILD)
     labels: Texts = setting((), "Names of the classes, in order; empty: their numbers.", REBUILD)
+    prior: File = setting("", "What tta-daemon prepare found out about the source; none: no drift is told.", REBUILD)
     input_size: Size = setting((32, 32), "Height and width that the network sees.", REBUILD)
     mean: Triple = setting((0.0, 0.0, 0.0), "Mean of red, green and blue that it was trained with.", REBUILD)
     std: Triple = setting((1.0, 1.0, 1.0), "Standard deviation that it was trained with.", REBUILD)
@@ -146,6 +147,22 @@ class Watch(Section):
     window: int = setting(1000, "Labeled images in the recent accuracy.", LIVE, ge=1)
 
 
+class Guard(Section):
+    """What keeps adaptation from doing harm: whose answers leave, and when what was learned is forgotten."""
+
+    mode: Literal["guarded", "observe", "off"] = setting(
+        "guarded", "guarded: whoever tells most answers; observe: the source; off: the adapted model.", LIVE
+    )
+    window: int = setting(128, "Fewest images over which answers are compared.", LIVE, ge=16, le=100_000)
+    gain: float = setting(0.05, "Share of all there is to tell that adapted answers must add to go alone.", LIVE, ge=0)
+    loss: float = setting(0.015, "How much less they may tell and still be blended with the source's.", LIVE, ge=0)
+    doubt: float = setting(0.02, "How much less confident they may be than the source's.", LIVE, ge=0, le=1)
+    check_every: int = setting(
+        8, "Compare with a newborn adapter at every n-th batch learned from; 0: never.", LIVE, ge=0, le=1_000_000
+    )
+    reset_every: int = setting(0, "Forget everything after so many steps; 0: never.", LIVE, ge=0)
+
+
 class Http(Section):
     """Metrics, health and status by HTTP."""
 
@@ -184,6 +201,7 @@ class Config(Section):
     streams: Streams = Streams()
     checkpoint: Checkpoint = Checkpoint()
     watch: Watch = Watch()
+    guard: Guard = Guard()
     http: Http = Http()
     log: Log = Log()
 

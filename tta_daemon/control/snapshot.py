@@ -18,6 +18,9 @@ from tta_daemon.stream.records import Partition
 
 FORMAT = "tta-daemon state 1"
 
+BESIDE = "beside/"
+"""What the names of tensors begin with that are no adapter's."""
+
 REMEDY = "go back to what it belongs to, or start with --fresh-state, which sets the saved state aside"
 
 BROKEN = (
@@ -40,6 +43,7 @@ def identity_of(deployed: Deployed, adapt: Adapt) -> Identity:
         "model.mean": str(like.mean.flatten().tolist()),
         "model.std": str(like.std.flatten().tolist()),
         "adapt.method": adapt.method,
+        **({"model.prior": deployed.known.digest} if deployed.known and deployed.prior(adapt.method) else {}),
         **{f"adapt.options.{name}": str(getattr(options, name)) for name in shaping},
     }
 
@@ -48,7 +52,8 @@ def identity_of(deployed: Deployed, adapt: Adapt) -> Identity:
 class Snapshot:
     """A stream's state, complete: resuming from it is as if nothing had happened.
 
-    ``memory`` has learned every record of ``learned``'s partitions before the offsets there, and no other.
+    ``memory`` has learned every record of ``learned``'s partitions before the offsets there, and no other. ``beside``
+    is what was seen of the same records by those who watch; a state without it, or of another prior, is as good.
     """
 
     stream: str
@@ -57,6 +62,7 @@ class Snapshot:
     identity: Identity
     batches: int = 0
     about: Mapping[str, str] = field(default_factory=dict)
+    beside: Memory = field(default_factory=dict)
 
     def belongs_to(self, identity: Identity) -> None:
         """Make sure that this state is for this model, method and options.
@@ -74,7 +80,8 @@ class Snapshot:
 
 def encode(snapshot: Snapshot) -> bytes:
     """A safetensors file that any tool can open, with a manifest and a digest over everything in its metadata."""
-    memory = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.memory.items()}
+    everything = {**snapshot.memory, **{f"{BESIDE}{name}": tensor for name, tensor in snapshot.beside.items()}}
+    memory = {name: tensor.detach().cpu().contiguous() for name, tensor in everything.items()}
     manifest = json.dumps({
         "stream": snapshot.stream,
         "learned": [[*partition, offset] for partition, offset in sorted(snapshot.learned.items())],
@@ -108,11 +115,12 @@ def _decode(blob: bytes) -> Snapshot:
     manifest = json.loads(text)
     return Snapshot(
         stream=_text(manifest["stream"]),
-        memory=memory,
+        memory={name: tensor for name, tensor in memory.items() if not name.startswith(BESIDE)},
         learned={Partition(_text(topic), _count(number)): _count(at) for topic, number, at in manifest["learned"]},
         identity={_text(name): _text(value) for name, value in manifest["identity"].items()},
         batches=_count(manifest["batches"]),
         about={_text(name): _text(value) for name, value in manifest["about"].items()},
+        beside={name.removeprefix(BESIDE): tensor for name, tensor in memory.items() if name.startswith(BESIDE)},
     )
 
 

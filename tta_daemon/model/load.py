@@ -16,23 +16,30 @@ from torch import Tensor, nn
 from adapters import Classifier
 from tta_daemon.control.sections import Model
 from tta_daemon.errors import ConfigError
+from tta_daemon.watch import knowledge
+from tta_daemon.watch.knowledge import Knowledge
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """A classifier ready to answer, what its classes are called, and a digest of its weights."""
+    """A classifier ready to answer, its classes' names, a digest of its weights, and what is known of its source."""
 
     classifier: Classifier
     labels: tuple[str, ...]
     digest: str
     name: str
+    known: Knowledge | None = None
 
     @property
     def num_classes(self) -> int:
         """C."""
         return self.classifier.num_classes
+
+    def prior(self, method: str) -> object:
+        """What a method may know of the source; None where nobody prepared it."""
+        return self.known.priors.get(method) if self.known is not None else None
 
 
 def load(model: Model) -> Deployed:
@@ -57,7 +64,8 @@ def load(model: Model) -> Deployed:
         raise ConfigError(
             "model.labels", f"{len(labels)} names for a network of {classes} classes", "name each class once, in order"
         )
-    return Deployed(classifier, labels, digest, name=Path(model.weights).stem if model.weights else model.factory)
+    known = knowledge.load(model.prior, digest) if model.prior else None
+    return Deployed(classifier, labels, digest, Path(model.weights).stem if model.weights else model.factory, known)
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:

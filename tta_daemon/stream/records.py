@@ -166,7 +166,10 @@ def _short(confidence: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to one record: one prediction per image."""
+    """The answer to one record: one prediction per image, and what source and adapted model say by themselves.
+
+    ``by`` names who was believed: source, adapted, or blend.
+    """
 
     id: str
     stream: str
@@ -175,13 +178,17 @@ class Answer:
     model: str
     method: str
     step: int
+    adapted_class: tuple[int, ...] = ()
+    by: str = "adapted"
 
     def message(self, topic: str, record: Record) -> Message:
         """The answer as a record of its own: same key, same id, the trace carried on."""
         body: dict[str, Any] = {"id": self.id, "predictions": [p.jsonable() for p in self.predictions]}
         if self.source_class is not None:
             body["source_class"] = list(self.source_class)
-        body |= {"model": self.model, "method": self.method, "step": self.step, "stream": self.stream}
+        if self.by != "adapted":
+            body["adapted_class"] = list(self.adapted_class)
+        body |= {"by": self.by, "model": self.model, "method": self.method, "step": self.step, "stream": self.stream}
         value = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         headers = [("id", self.id.encode()), ("content-type", b"application/json")]
         headers += [(name, text.encode()) for name in CARRIED if (text := record.header(name)) is not None]

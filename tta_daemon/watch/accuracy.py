@@ -22,12 +22,16 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One answer that met its label: how many of its images each model had right, and how late the label came."""
+    """One answer that met its label: how many of its images each model had right, and how late the label came.
+
+    ``served_right`` counts what left, where that was not the adapted model's answer.
+    """
 
     images: int
     adapted_right: int
     source_right: int | None
     delay_s: float
+    served_right: int | None = None
 
 
 @dataclass(slots=True)
@@ -46,6 +50,7 @@ class _Waiting:
     since: float
     adapted: tuple[int, ...] = ()
     source: tuple[int, ...] | None = None
+    served: tuple[int, ...] = ()
     truth: tuple[int, ...] | None = None
 
 
@@ -58,7 +63,7 @@ class LabelJoin:
     >>> join = LabelJoin(["cat", "dog"])
     >>> join.answered("a", adapted=[0, 1], source=[1, 1], now=0.0)
     >>> join.labelled("a", ["cat", "cat"], now=5.0)
-    Scored(images=2, adapted_right=1, source_right=0, delay_s=5.0)
+    Scored(images=2, adapted_right=1, source_right=0, delay_s=5.0, served_right=None)
     """
 
     def __init__(
@@ -93,12 +98,22 @@ class LabelJoin:
         """How many ids wait for their other half."""
         return len(self._answers) + len(self._labels)
 
-    def answered(self, id: str, adapted: Sequence[int], source: Sequence[int] | None, now: float) -> Scored | None:  # noqa: A002 - what records call it
-        """An answer has left; scored at once where its label was here first. Of two answers the later counts."""
+    def answered(
+        self,
+        id: str,  # noqa: A002 - what records call it
+        adapted: Sequence[int],
+        source: Sequence[int] | None,
+        now: float,
+        served: Sequence[int] = (),
+    ) -> Scored | None:
+        """An answer has left; scored at once where its label was here first. Of two answers the later counts.
+
+        ``served`` are the classes that left, where those are not the adapted model's.
+        """
         self._forget(now)
         if id in self._done:
             return None
-        answer = _Waiting(now, tuple(adapted), None if source is None else tuple(source))
+        answer = _Waiting(now, tuple(adapted), None if source is None else tuple(source), tuple(served))
         early = self._labels.pop(id, None)
         if early is not None and early.truth is not None:
             return self._score(id, answer, early.truth, now, delay_s=0.0)
@@ -135,6 +150,7 @@ class LabelJoin:
             adapted_right=_right(answer.adapted, truth),
             source_right=None if answer.source is None else _right(answer.source, truth),
             delay_s=max(0.0, delay_s),
+            served_right=_right(answer.served, truth) if answer.served else None,
         )
 
     def _class(self, label: int | str) -> int | None:
@@ -167,6 +183,7 @@ class Ratio:
     images: int
     adapted: float | None
     source: float | None
+    served: float | None = None
 
 
 class Accuracy:
@@ -204,22 +221,30 @@ class Accuracy:
 class _Sums:
     images: int = 0
     adapted: int = 0
+    served: int = 0
     shared: int = 0
     adapted_shared: int = 0
+    served_shared: int = 0
     source: int = 0
 
     def add(self, scored: Scored, sign: int = 1) -> None:
         self.images += sign * scored.images
         self.adapted += sign * scored.adapted_right
+        served = scored.adapted_right if scored.served_right is None else scored.served_right
+        self.served += sign * served
         if scored.source_right is not None:
             self.shared += sign * scored.images
             self.adapted_shared += sign * scored.adapted_right
+            self.served_shared += sign * served
             self.source += sign * scored.source_right
 
     def ratio(self) -> Ratio:
         if self.shared:
-            return Ratio(self.shared, self.adapted_shared / self.shared, self.source / self.shared)
-        return Ratio(self.images, self.adapted / self.images if self.images else None, None)
+            shares = (right / self.shared for right in (self.adapted_shared, self.source, self.served_shared))
+            return Ratio(self.shared, *shares)
+        if self.images:
+            return Ratio(self.images, self.adapted / self.images, None, self.served / self.images)
+        return Ratio(0, None, None)
 
 
 def parse_label(record: Record) -> Label:

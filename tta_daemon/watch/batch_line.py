@@ -14,6 +14,7 @@ def batch_line(batch: Batch, answered: Answered, hold: Hold | None) -> Line:
         "records": len(batch.samples),
         "images": batch.size,
         "offsets": _offsets(batch),
+        "by": answered.serve.value,
         "infer_s": round(answered.seconds, 4),
         "source_s": round(answered.source_seconds, 4),
         "learned": hold is None,

@@ -31,3 +31,8 @@ class Event:
     at: float
     images: int
     detail: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """For a person, one line."""
+        return f"{self.kind.value.replace('_', ' ')}, after {self.images} watched images"

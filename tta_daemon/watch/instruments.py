@@ -18,13 +18,14 @@ from tta_daemon.errors import Reason
 from tta_daemon.learner import Hold
 from tta_daemon.watch.estimates import PAIRS
 from tta_daemon.watch.events import Happening
+from tta_daemon.watch.guard import Decision, Serve
 from tta_daemon.watch.view import DEPTHS
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 DELAYS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0, 7 * 24 * 3600.0)
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
-PHASES = ("decode", "infer", "source", "produce", "adapt", "commit")
-MODELS = ("adapted", "source")
+PHASES = ("decode", "infer", "source", "produce", "adapt", "watch", "commit")
+MODELS = ("adapted", "source", "served")
 WINDOWS = ("recent", "all")
 
 # Birth times of series, which Prometheus' text format has no use for, and which promtool objects to.
@@ -124,6 +125,11 @@ class Instruments:
         self.restores = make(
             Counter, "tta_restores", "Times that learned state was put back.", {"reason": list(Restore)}
         )
+        serve: dict[str, Iterable[str]] = {"model": list(Serve)}
+        self.by = make(Counter, "tta_answers", "Images answered, by who was believed.", serve)
+        self.serving = make(Gauge, "tta_guard_serving", "Whose answers leave: 1 for one of them.", serve)
+        decision: dict[str, Iterable[str]] = {"decision": list(Decision)}
+        self.decisions = make(Counter, "tta_guard_decisions", "What the guard decided.", decision)
         self.signal = make(Gauge, "tta_adaptation_signal", "What the method said of its last step.", {"signal": ()})
 
     def _declare_checkpoint(self) -> None:

@@ -3,9 +3,10 @@
 Its manifest is one text in the file's metadata, so that the same knowledge is the same bytes.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class Knowledge:
         calibration: what estimates of accuracy rest on.
         canary: labeled source images, uint8 M x 3 x H x W, and their labels, M; none without labels.
         priors: of methods that have one, by name.
+        digest: of the file that it was read from.
     """
 
     manifest: Manifest
@@ -69,6 +71,7 @@ class Knowledge:
     calibration: Calibration
     canary: tuple[Tensor, Tensor] | None = None
     priors: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
 
 def to_bytes(knowledge: Knowledge) -> bytes:
@@ -96,7 +99,7 @@ def load(path: Path, model: str, setting: str = "model.prior") -> Knowledge:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(MANIFEST)
-        tensors = load_file(path)
+        tensors, digest = load_file(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except FileNotFoundError as fault:
         raise ConfigError(setting, f"{path} does not exist", REMEDY) from fault
     except (OSError, safetensors.SafetensorError) as fault:
@@ -108,7 +111,7 @@ def load(path: Path, model: str, setting: str = "model.prior") -> Knowledge:
         message = f"{path} is of the model {manifest.model[:12]}, but the deployed one is {model[:12]}"
         raise ConfigError(setting, message, REMEDY)
     try:
-        return _from_tensors(manifest, tensors)
+        return replace(_from_tensors(manifest, tensors), digest=digest)
     except (KeyError, TypeError, ValueError) as fault:
         raise ConfigError(setting, f"{path} is incomplete: {fault}", REMEDY) from fault
 

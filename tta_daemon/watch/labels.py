@@ -22,15 +22,20 @@ class Labels:
         self._metrics = metrics
         self.accuracy = accuracy
         self.heard: Callable[[Label], None] = lambda _: None
+        self._scored: list[Scored] = []
 
     def answered(self, answer: Answer, now: float) -> None:
         """Remember what was answered until its label comes."""
         if self._tail is not None:
-            adapted = [prediction.class_ for prediction in answer.predictions]
-            self._count(self._join.answered(answer.id, adapted, answer.source_class, now))
+            served = [prediction.class_ for prediction in answer.predictions]
+            joined = self._join.answered
+            if answer.by == "adapted":
+                self._count(joined(answer.id, served, answer.source_class, now))
+            else:
+                self._count(joined(answer.id, answer.adapted_class, answer.source_class, now, served))
 
-    def join(self, now: float) -> None:
-        """Score every label that has come."""
+    def join(self, now: float) -> list[Scored]:
+        """Score every label that has come; returns what was scored since the last call."""
         for record in self._tail.poll(0.0, MOST) if self._tail is not None else ():
             try:
                 label = parse_label(record)
@@ -40,6 +45,8 @@ class Labels:
                 self._count(self._join.labelled(label.id, label.labels, now))
                 self.heard(label)
         self._metrics.tallied(self._join.tally)
+        scored, self._scored = self._scored, []
+        return scored
 
     def tune(self, watch: Watch, names: Sequence[str]) -> None:
         """Go on with other bounds, nothing forgotten that fits them; and with other classes, everything that waits."""
@@ -55,3 +62,4 @@ class Labels:
         if scored is not None:
             self.accuracy.add(scored)
             self._metrics.labelled(scored, self.accuracy)
+            self._scored.append(scored)

@@ -20,6 +20,7 @@ from tta_daemon.stream.records import Batch, Partition, Record
 from tta_daemon.watch.accuracy import Accuracy, Scored, Tally
 from tta_daemon.watch.estimates import Estimate, Estimator
 from tta_daemon.watch.events import Happening
+from tta_daemon.watch.guard import Decision, Serve
 from tta_daemon.watch.instruments import PHASES, Detector, Instruments, Restore
 
 __all__ = ["Detector", "Metrics", "Restore"]
@@ -75,11 +76,15 @@ class Metrics:
         now = self._now()
         for record in batch.records:
             self._at.latency.observe(max(0.0, now - record.timestamp_s))
-        self._looked_at("adapted", answered.logits)
+        self._at.by.labels(answered.serve).inc(batch.size)
+        for serve in Serve:
+            self._at.serving.labels(serve).set(serve is answered.serve)
+        self._looked_at("served", answered.logits)
+        self._looked_at("adapted", answered.adapted)
         if answered.source is not None:
             self._at.phases.labels("source").observe(answered.source_seconds)
             self._looked_at("source", answered.source)
-            agree = (answered.logits.argmax(1) == answered.source.argmax(1)).double().mean()
+            agree = (answered.adapted.argmax(1) == answered.source.argmax(1)).double().mean()
             self._smoothed(self._at.agreement, "agreement", float(agree), batch.size)
 
     def learned(self, signals: Mapping[str, float] | None, hold: Hold | None) -> None:
@@ -94,6 +99,10 @@ class Metrics:
         for name, value in (signals or {}).items():
             if name in SIGNALS:
                 self._at.signal.labels(name).set(value)
+
+    def decided(self, decision: Decision) -> None:
+        """The guard decided something."""
+        self._at.decisions.labels(decision).inc()
 
     def restored(self, reason: Restore) -> None:
         """Learned state was put back."""
@@ -143,14 +152,16 @@ class Metrics:
 
     def labelled(self, scored: Scored, accuracy: Accuracy) -> None:
         """A label met its answer."""
-        for model, right in (("adapted", scored.adapted_right), ("source", scored.source_right)):
+        served = scored.adapted_right if scored.served_right is None else scored.served_right
+        right_by = {"adapted": scored.adapted_right, "source": scored.source_right, "served": served}
+        for model, right in right_by.items():
             if right is not None:
                 self._at.labeled.labels(model).inc(scored.images)
                 self._at.right.labels(model).inc(right)
         self._at.delay.observe(scored.delay_s)
         for window, ratio in (("recent", accuracy.recent), ("all", accuracy.overall)):
             self._at.judged.labels(window).set(ratio.images)
-            for model, value in (("adapted", ratio.adapted), ("source", ratio.source)):
+            for model, value in (("adapted", ratio.adapted), ("source", ratio.source), ("served", ratio.served)):
                 self._at.accuracy.labels(model, window).set(math.nan if value is None else value)
 
     def tallied(self, tally: Tally) -> None:

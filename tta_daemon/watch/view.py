@@ -47,10 +47,10 @@ class Probe:
     ``depth`` says of each of the P columns which quarter of the network it comes from.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, layers: int = LAYERS) -> None:
         self.classifier = classifier
         norms = [module for module in classifier.modules() if isinstance(module, _NORMS)]
-        count = min(LAYERS, len(norms))
+        count = min(layers, len(norms))
         picked = [round(i * (len(norms) - 1) / max(1, count - 1)) for i in range(count)]
         self._norms = [norms[i] for i in picked]
         self._stride = max(1, math.ceil(sum(map(_width, self._norms)) * 2 / COLUMNS))

@@ -2,12 +2,15 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
+import structlog
 import torch
 from torch import Tensor
 
+from tta_daemon.model.load import Deployed
 from tta_daemon.watch.accuracy import Scored
 from tta_daemon.watch.blocks import Saved
 from tta_daemon.watch.canary import Canary
@@ -27,12 +30,23 @@ HISTORY = 4096
 """Blocks whose estimates are remembered until labels say how good they were."""
 
 
+log = structlog.get_logger(__name__)
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """What was estimated at some time."""
 
     at: float
     values: Mapping[Pair, float]
+
+
+def watch_of(deployed: Deployed) -> "Watch | None":
+    """Watches by what is known of the source; nobody where nothing is."""
+    known = deployed.known
+    if known is None:
+        return None
+    return Watch(known, Canary(*known.canary, batch=known.manifest.batch) if known.canary is not None else None)
 
 
 class Watch:
@@ -93,6 +107,12 @@ class Watch:
                 right["source"] = float(scored.source_right)
             self.correction.labeled(said.values, right, scored.images)
 
+    def ask_canary(self, predict: Callable[[Tensor], Tensor]) -> None:
+        """Have the canary images answered, where it is their time. A method that cannot is found out by the stream."""
+        if self.canary is not None:
+            with suppress(RuntimeError, ValueError):
+                self.canary.see(predict)
+
     def tell(self, metrics: Metrics, events: list[Event]) -> None:
         """Export how things stand, and what has happened."""
         for name, score in self.drift.scores.items():
@@ -108,6 +128,15 @@ class Watch:
             metrics.canary(self.canary.accuracy, self.canary.images)
         for event in events:
             metrics.happened(event.kind)
+
+    def status(self) -> dict[str, object]:
+        """How things stand, for a person."""
+        estimates = {f"{estimator}/{model}": {"value": e.value, "low": e.low, "high": e.high, "doubt": e.doubt}
+                     for (estimator, model), e in self.estimates().items()}  # fmt: skip
+        drift = {name: {"score": s.score, "threshold": s.threshold} for name, s in self.drift.scores.items()}
+        kind = "covariate shift" if self.drift.covariate else "label shift" if self.drift.labels else "none"
+        canary = self.canary.accuracy if self.canary is not None else None
+        return {"images": self.drift.seen, "shift": kind, "drift": drift, "estimates": estimates, "canary": canary}
 
     def dump(self) -> Saved:
         """Everything that moves, for the checkpoint."""
@@ -135,6 +164,13 @@ class Watch:
             alarms.load(part(f"alarms.{name}"))
         if self.canary is not None and (canary := part("canary")):
             self.canary.load(canary)
+
+    def resume(self, saved: Saved) -> None:
+        """Go on where ``saved`` was taken, or anew where it is of another prior: to watch anew does no harm."""
+        try:
+            self.load(saved)
+        except (KeyError, ValueError, RuntimeError) as fault:
+            log.warning("watching begins anew: the saved state does not fit this prior", error=str(fault))
 
     def _uncorrected(self) -> dict[Pair, Estimate]:
         classes = self.knowledge.manifest.classes

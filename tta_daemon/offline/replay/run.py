@@ -101,7 +101,7 @@ def in_memory(  # noqa: PLR0913, PLR0917 - what a daemon is made of
         sink = MemorySink(log, exactly_once=kafka.delivery == "exactly_once")
         return World(reel, sink, labels_of(config, deployed, None, tape))
 
-    learner = Learner(deployed, config.adapt, config.watch.sample)
+    learner = Learner(deployed, config.adapt, config.watch.sample, config.guard)
     return Daemon(config, deployed, connect, learner, tape, Board(), clock=clock), reel
 
 

@@ -44,7 +44,7 @@ def configurations(path: Path, methods: str, settings: Sequence[str]) -> dict[st
 
 def fitting(configs: Mapping[str, Config], deployed: Deployed, *, strict: bool) -> tuple[dict[str, Config], list[str]]:
     """The methods that can work on the model, and a sentence for each that cannot; those are refused if ``strict``."""
-    reasons = {name: unmet(name, deployed.classifier) for name in configs}
+    reasons = {name: unmet(name, deployed.classifier, deployed.prior(name)) for name in configs}
     sentences = [f"{name} was left out: {'; '.join(why)}." for name, why in reasons.items() if why]
     if strict and sentences:
         raise ConfigError("--method", sentences[0], "leave it out, or name all for those that can work")

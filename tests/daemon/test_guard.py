@@ -1,0 +1,217 @@
+"""First, do no harm: the guard's choices as pure functions of evidence, and what the loop makes of them."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nets import images
+from torch.nn import functional
+from world import Memory, config, pictures
+
+from tta_daemon.control.sections import Guard as Settings
+from tta_daemon.learner import Hold, Learner
+from tta_daemon.model.load import load
+from tta_daemon.watch.accuracy import Scored
+from tta_daemon.watch.guard import Decision, Guard, Serve, blended
+from tta_daemon.watch.information import Information, told
+from tta_daemon.watch.wager import Wager
+
+CLASSES = 10
+
+
+def said(sure, classes=range(CLASSES), count=200):
+    """Logits of answers that go through ``classes`` in turn, each as ``sure`` as that."""
+    which = torch.tensor([list(classes)[i % len(list(classes))] for i in range(count)])
+    return functional.one_hot(which, CLASSES).double() * sure
+
+
+SHARP, DULL, COLLAPSED = said(8.0), said(2.0), said(12.0, classes=[3])
+
+
+@pytest.mark.parametrize(
+    ("source", "adapted", "serve"),
+    [
+        (SHARP, SHARP, Serve.BLEND),  # both tell as much
+        (SHARP, said(5.0), Serve.SOURCE),  # adapted answers are less sure: nothing had drifted, or labels come in runs
+        (DULL, SHARP, Serve.ADAPTED),  # adapting to a drift made answers sharp
+        (said(8.0, classes=[0, 1]), SHARP, Serve.ADAPTED),  # a drift made the source see two classes everywhere
+        (SHARP, COLLAPSED, Serve.SOURCE),  # sure, and all the same
+        (COLLAPSED, COLLAPSED, Serve.BLEND),
+    ],
+)
+def test_whoever_tells_more_answers(source, adapted, serve):
+    assert Guard(Settings()).weigh(source, adapted) is serve
+
+
+def test_what_is_not_finite_is_never_served():
+    guard = Guard(Settings())
+    broken = SHARP.clone()
+    broken[0, 0] = torch.nan
+    assert guard.weigh(DULL, broken) is Serve.SOURCE
+    assert guard.weigh(DULL, SHARP) is Serve.ADAPTED  # and is forgotten at once
+
+
+def test_a_change_of_mind_is_told_once_with_its_evidence():
+    guard = Guard(Settings())
+    for _ in range(3):
+        guard.weigh(DULL, SHARP)
+    (verdict,) = guard.verdicts()
+    assert verdict.decision is Decision.SERVE_ADAPTED
+    assert verdict.evidence["adapted_information"] > verdict.evidence["source_information"]
+    assert guard.verdicts() == []
+
+
+def test_small_batches_are_judged_together():
+    guard = Guard(Settings(window=64))
+    for logits, better in zip(DULL.split(4), SHARP.split(4), strict=True):
+        served = guard.weigh(logits, better)
+    assert served is Serve.ADAPTED
+    assert 64 <= guard.source.images <= 64 + 4
+
+
+def test_what_was_learned_is_forgotten_where_a_newborn_tells_more():
+    guard = Guard(Settings(window=150))
+    assert not guard.check(COLLAPSED, SHARP)  # too few images to be sure
+    assert guard.check(COLLAPSED, SHARP)
+    (verdict,) = guard.verdicts()
+    assert verdict.decision is Decision.REWIND
+    guard.departed()
+    assert not any(guard.check(SHARP, DULL) for _ in range(5))
+
+
+def test_a_check_is_due_at_every_so_many_batches():
+    guard = Guard(Settings(check_every=3))
+    assert [guard.check_due() for _ in range(6)] == [False, False, True] * 2
+    never = Guard(Settings(check_every=0))
+    assert not any(never.check_due() for _ in range(20))
+
+
+def test_a_new_beginning_is_due_after_so_many_steps():
+    guard = Guard(Settings(reset_every=100))
+    assert not guard.reset_due(99)
+    assert guard.reset_due(100)
+    assert not Guard(Settings()).reset_due(10**9)
+
+
+def test_labels_overrule_what_answers_seem_to_tell():
+    guard = Guard(Settings())
+    for _ in range(40):
+        guard.labeled(Scored(1, 0, 1, 0.0))
+    assert guard.vetoed
+    assert guard.weigh(DULL, SHARP) is Serve.SOURCE
+    for _ in range(40):
+        guard.labeled(Scored(1, 1, 0, 0.0))
+    assert not guard.vetoed
+    assert [v.decision for v in guard.verdicts()] == [Decision.VETO, Decision.TRUST]
+
+
+@given(st.lists(st.booleans(), max_size=60))
+def test_bets_never_lose_everything_and_win_on_one_side_alone(rights):
+    wager = Wager()
+    for adapted in rights:
+        wager.saw(int(adapted), int(not adapted))
+        assert wager.better > 0
+        assert wager.worse > 0
+        assert min(wager.better, wager.worse) <= 1.0
+
+
+def test_a_fair_game_is_seldom_won():
+    dice, won = torch.Generator().manual_seed(0), 0
+    for _ in range(200):
+        wager = Wager()
+        steps = torch.randint(0, 2, (500,), generator=dice).tolist()
+        won += any(wager.saw(step, 1 - step) for step in steps)
+    assert won <= 200 * 2 / 20 * 1.5
+
+
+@given(st.integers(1, 6), st.integers(0, 3), st.integers(2, 12))
+def test_information_is_a_share(batches, seed, classes):
+    about, dice = Information(), torch.Generator().manual_seed(seed)
+    for _ in range(batches):
+        about.add(told(torch.randn(8, classes, generator=dice) * 4), 10_000)
+    assert -1e-9 <= about.information <= 1.0 + 1e-9
+    assert 1 / classes <= about.confidence <= 1.0
+
+
+def test_a_blend_is_the_mean_of_both():
+    a, b = torch.randn(5, 4), torch.randn(5, 4)
+    assert torch.allclose(blended(a, b).softmax(1), (a.softmax(1) + b.softmax(1)) / 2, atol=1e-6)
+
+
+def test_a_restart_decides_as_if_nothing_had_happened():
+    guard, other = Guard(Settings()), Guard(Settings())
+    guard.weigh(DULL, SHARP)
+    guard.check(SHARP, DULL)
+    guard.check_due()
+    guard.labeled(Scored(3, 2, 1, 0.0))
+    other.load(guard.dump())
+    assert other.evidence() == guard.evidence()
+    assert other.serve is guard.serve
+    assert all(torch.equal(tensor, other.dump()[name]) for name, tensor in guard.dump().items())
+
+
+def learner(**guard):
+    """A learner on the small network, whose adapted answers are all the same from its first step on."""
+    given = config(adapt={"learn_from": 4, "options": {"lr": 0.5}}, guard={"mode": "guarded", "window": 16} | guard)
+    return Learner(load(given.model), given.adapt, 1.0, given.guard)
+
+
+def test_a_batch_that_the_guard_rejects_is_answered_by_the_source_and_not_learned_from():
+    ours = learner()
+    ours.guard.weigh = lambda *_: ours.guard._turn_to(Serve.SOURCE)
+    answered = ours.answer(images(8))
+    assert answered.logits.equal(answered.source)
+    assert answered.hold is Hold.GUARD
+    answered.learn()
+    assert ours.step == 0
+
+
+def test_to_observe_is_to_answer_with_the_source_and_to_learn_all_the_same():
+    ours = learner(mode="observe")
+    ours.guard.weigh = lambda *_: ours.guard._turn_to(Serve.ADAPTED)
+    answered = ours.answer(images(8))
+    assert answered.logits.equal(answered.source)
+    assert answered.serve is Serve.SOURCE
+    assert not answered.adapted.equal(answered.source)
+    answered.learn()
+    assert ours.step == 1
+
+
+def test_without_a_guard_the_adapted_model_answers():
+    ours = learner(mode="off")
+    answered = ours.answer(images(8))
+    assert answered.logits is answered.adapted
+
+
+def test_looking_at_a_newborn_changes_nothing():
+    ours = learner(mode="off")
+    for seed in range(3):
+        ours.answer(images(8, seed=seed)).learn()
+    before, batch = ours.adapter.dump(), images(8, seed=9)
+    grown, newborn = ours._grown_and_newborn(batch)
+    assert all(torch.equal(tensor, ours.adapter.dump()[name]) for name, tensor in before.items())
+    assert not torch.equal(grown, newborn)
+    ours.adapter.rewind()
+    assert torch.equal(newborn, ours._predict(batch))
+
+
+def test_a_model_that_collapses_is_put_back_to_birth():
+    ours = learner(check_every=1)
+    ours.guard.weigh = lambda *_: ours.guard._turn_to(Serve.ADAPTED)
+    ours._grown_and_newborn = lambda _: (COLLAPSED, SHARP)
+    ours.answer(images(16)).learn()
+    assert Decision.REWIND in [verdict.decision for verdict in ours.guard.verdicts()]
+    assert ours.step == 0
+
+
+def test_answers_say_who_was_believed_and_what_the_others_say():
+    world = Memory(config(guard={"mode": "observe"}))
+    world.send(pictures(8))
+    world.run_dry()
+    body = json.loads(world.log.records("answers")[0].value)
+    assert body["by"] == "source"
+    assert body["predictions"][0]["class"] == body["source_class"][0]
+    assert len(body["adapted_class"]) == 1
+    assert world.metrics.registry.get_sample_value("tta_answers_total", {"model": "source"}) == 8
