@@ -1,10 +1,11 @@
 """Where adapting does harm: every method on streams that break it, beside the frozen model on the same images.
 
     python benchmarks/harm.py --out benchmarks/results/harm-resnet20.json
+    python benchmarks/harm.py --guard guarded --out benchmarks/results/guarded-resnet20.json
     python benchmarks/harm.py --methods cotta petal --limit 100 --out benchmarks/results/harm-resnet20.json
 
-Each cell is one replay: the daemon's loop, batcher and learner on a log in memory, nothing watching it. Cells that the
-output file already has are kept, so an interrupted run goes on where it stopped.
+Each cell is one replay: the daemon's loop, batcher, learner and guard on a log in memory. Cells that the output file
+already has are kept, so an interrupted run goes on where it stopped.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from tta_daemon.offline.replay.orders import Plan, parse, plan
 from tta_daemon.offline.replay.results import judged
 from tta_daemon.offline.replay.run import Run, run
 from tta_daemon.offline.replay.streams import Stream
-from tta_daemon.offline.replay.values import Arrays
+from tta_daemon.offline.replay.values import Arrays, Indices, Pixels
 
 LABELS = tuple(map(str, range(10)))
 
@@ -36,40 +37,80 @@ LABELS = tuple(map(str, range(10)))
 class Column:
     """A kind of stream, and the settings under which it is answered."""
 
-    order: str
-    batch: int = 200
+    order: str = "continual"
+    batch: int = 100
     adapt: Mapping[str, Any] = field(default_factory=dict)
+    pictures: str = "every"
 
 
 COLUMNS = {
-    "continual": Column("continual"),
-    "recurring x5": Column("recurring:5"),
-    "mixed": Column("mixed"),
+    "clean": Column(pictures="clean"),
+    "continual": Column(),
+    "sorted": Column("correlated:0"),
     "correlated 0.1": Column("correlated:0.1"),
+    "90 % one class": Column(pictures="one class"),
+    "mixed": Column("mixed"),
+    "flip": Column("recorded", pictures="flip"),
+    "garbage": Column(pictures="garbage"),
+    "brightness": Column(pictures="brightness"),
+    "jpeg": Column(pictures="jpeg_compression"),
+    "inverted": Column(pictures="inverted"),
     "batch 10": Column("continual", 10, {"learn_from": 1}),
+    "recurring x5": Column("recurring:5"),
     "batch 1": Column("continual", 1, {"learn_from": 1}),
     "bursts of 10": Column("continual+bursts:10"),
+    "recurring x20": Column("recurring:20"),
 }
-"""In ``bursts of 10`` the daemon's rule holds: what has fewer than adapt.learn_from = 16 images teaches nothing."""
+"""In ``bursts of 10`` the daemon's rule holds: what has fewer than adapt.learn_from = 16 images teaches nothing.
+``flip`` changes between clean and Gaussian noise with every batch; in ``garbage`` one image in twenty is noise."""
+
+NAMES = ("clean", *CORRUPTIONS)
 
 
-def images(data: Path, limit: int) -> Stream:
-    """The first images of each corruption, the clean ones first."""
-    pictures, names = stream(data), ("clean", *CORRUPTIONS)
-    pixels = [next(pictures.batches(name, limit))[0].mul(255).round().byte() for name in names]
-    arrays = torch.cat(pixels).permute(0, 2, 3, 1).contiguous().numpy()
-    labels = np.tile(pictures.labels[:limit].numpy(), len(names))
-    return Stream("cifar10c", Arrays(arrays), labels, names, np.repeat(np.arange(len(names)), limit))
+def images(data: Path, kind: str, limit: int) -> Stream:
+    """The pictures of a column: the first of each corruption, the clean ones first; or those of one domain."""
+    held, dice = stream(data), np.random.default_rng(0)
+    truth = held.labels.numpy()
+
+    def pixels(name: str) -> Pixels:
+        all_of, _ = next(held.batches(name, len(truth)))
+        return all_of.mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+    def of(parts: Mapping[str, tuple[Pixels, Indices]]) -> Stream:
+        shown, labels = (np.concatenate(both) for both in zip(*parts.values(), strict=True))
+        domain = np.repeat(np.arange(len(parts)), [len(part) for part, _ in parts.values()])
+        return Stream("cifar10c", Arrays(shown), labels, tuple(parts), domain)
+
+    if kind == "every":
+        return of({name: (pixels(name)[:limit], truth[:limit]) for name in NAMES})
+    if kind == "garbage":
+        every = {name: (pixels(name)[:limit].copy(), truth[:limit]) for name in NAMES}
+        for shown, _ in every.values():
+            noise = dice.random(limit) < 0.05  # noqa: PLR2004 - one in twenty
+            shown[noise] = dice.integers(0, 256, (int(noise.sum()), *shown.shape[1:]), dtype=np.uint8)
+        return of(every)
+    if kind == "one class":
+        most, others = np.flatnonzero(truth == 3), np.flatnonzero(truth != 3)  # noqa: PLR2004 - cats
+        chosen = np.concatenate((most, others[: len(most) // 9]))
+        return of({name: (pixels(name)[chosen], truth[chosen]) for name in NAMES})
+    if kind == "flip":
+        pair, size = (pixels("clean"), pixels("gaussian_noise")), COLUMNS["flip"].batch
+        turns = [(pair[i % 2][at : at + size], truth[at : at + size]) for at in range(0, 1000, size) for i in range(2)]
+        return of({f"{number}": turn for number, turn in enumerate(turns)})
+    return of({kind: (255 - pixels("clean") if kind == "inverted" else pixels(kind), truth)})
 
 
-def cell(method: str, column: Column, deployed: Deployed, source: Stream, frozen: Run | None) -> tuple[Run, Plan]:
+def cell(  # noqa: PLR0913, PLR0917 - what a replay is of
+    method: str, column: Column, guard: str, deployed: Deployed, source: Stream, frozen: Run | None
+) -> tuple[Run, Plan]:
     """One replay; the frozen model's answers do not depend on the batches, so one of them serves all."""
     config = Config.model_validate(
         {
             "model": {"input_size": [32, 32]},
             "adapt": {"method": method, **column.adapt},
             "batch": {"size": column.batch, "patience_s": 1.0},
-            "watch": {"sample": 0.0},
+            "watch": {"sample": 0.0 if guard == "off" else 1.0},
+            "guard": {"mode": guard},
         }
     )
     laid = plan(source, parse(column.order), seed=0)
@@ -91,6 +132,7 @@ def summary(ours: Run, frozen: Run, source: Stream, laid: Plan) -> dict[str, Any
         "batches": entry.batches,
         "held": dict(entry.held),
         "rewound": dict(entry.rewound),
+        "served": dict(entry.served),
     }
 
 
@@ -112,25 +154,27 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--columns", nargs="*", default=list(COLUMNS))
-    parser.add_argument("--limit", type=int, default=250, help="images of each corruption")
+    parser.add_argument("--limit", type=int, default=200, help="images of each corruption")
+    parser.add_argument("--guard", default="off", choices=["off", "guarded", "observe"])
     parser.add_argument("--out", type=Path, required=True, help="JSON file, added to")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     torch.set_num_threads(options.threads)
     net = classifier(options.data, options.depth)
     deployed = Deployed(net, LABELS, "", WEIGHTS[options.depth])
-    source = images(options.data, options.limit)
     found = json.loads(options.out.read_text()) if options.out.exists() else {"cells": {}}
     found |= {"network": f"ResNet-{options.depth}", "threads": options.threads, "torch": torch.__version__}
+    found |= {"guard": options.guard}
     for name in options.columns:
         column, frozen = COLUMNS[name], None
+        source = images(options.data, column.pictures, options.limit)
         for method in options.methods:
             cells = found["cells"].setdefault(name, {})
             if method in cells:
                 continue
             began = time.perf_counter()
-            frozen, laid = cell("source", column, deployed, source, frozen)
-            ours, _ = cell(method, column, deployed, source, frozen if method == "source" else None)
+            frozen, laid = cell("source", column, options.guard, deployed, source, frozen)
+            ours, _ = cell(method, column, options.guard, deployed, source, frozen if method == "source" else None)
             cells[method] = summary(ours, frozen, source, laid)
             options.out.write_text(written(found))
             error, verdict = cells[method]["error"], cells[method]["against"]["verdict"]

@@ -73,6 +73,7 @@ def test_answer_on_the_wire():
             }
         ],
         "source_class": [1],
+        "by": "adapted",
         "model": "digits",
         "method": "tent",
         "step": 12,

@@ -14,6 +14,7 @@ def together(config: "Config") -> Iterator[Fault]:
     """Every contradiction between settings."""
     yield from _times(config)
     yield from _sizes(config)
+    yield from _watching(config)
     yield from _topics(config)
     yield from _delivery(config)
     yield from _checkpoint(config)
@@ -56,6 +57,21 @@ def _sizes(config: "Config") -> Iterator[Fault]:
             yield Fault("model.std", f"{value:g} for {channel} is not above 0", "images are divided by it")
     if min(config.model.input_size) < 1:
         yield Fault("model.input_size", f"{list(config.model.input_size)} is no size", "for example [224, 224]")
+
+
+def _watching(config: "Config") -> Iterator[Fault]:
+    if config.guard.mode != "off" and config.adapt.method != "source" and not config.watch.sample:
+        yield Fault(
+            "watch.sample",
+            "0, but the guard compares the adapted model with the source",
+            'watch a share of the batches, or say guard.mode = "off"',
+        )
+    if config.adapt.when == "drift" and not config.model.prior:
+        yield Fault(
+            "adapt.when",
+            '"drift" needs model.prior: nothing else says what drift is',
+            "make one with tta-daemon prepare, or learn always",
+        )
 
 
 def _topics(config: "Config") -> Iterator[Fault]:

@@ -58,6 +58,7 @@ class Entry:
     learned_from: int
     held: Mapping[str, int]
     rewound: Mapping[str, int]
+    served: Mapping[str, int]
     rejected: Mapping[str, int]
     signals: Mapping[str, float]
 
@@ -137,6 +138,7 @@ def _entry(run: Run, source: Run, options: Mapping[str, Any], groups: Any, windo
         learned_from=run.learned_from,
         held=run.held,
         rewound=run.rewound,
+        served=run.served,
         rejected=run.rejected,
         signals=run.signals,
     )

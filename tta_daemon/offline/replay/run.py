@@ -38,6 +38,7 @@ class Run:
         sheet: what was answered to each step of the plan.
         batches, learned_from: how many there were, and how many of them taught.
         held, rewound, rejected: how often, by reason.
+        served: images answered by the source, by the adapted model, or by both.
         signals: the method's own signals, averaged over its steps.
         seconds: of wall time in each phase of the loop, and in all (``total``).
         peak_mib: memory above what was taken before; None where the system does not say.
@@ -50,6 +51,7 @@ class Run:
     learned_from: int
     held: Mapping[str, int]
     rewound: Mapping[str, int]
+    served: Mapping[str, int]
     rejected: Mapping[str, int]
     signals: Mapping[str, float]
     seconds: Mapping[str, float]
@@ -80,6 +82,7 @@ def run(config: Config, deployed: Deployed, stream: Stream, plan: Plan, told: Ca
         learned_from=tape.learned_from,
         held=dict(tape.held),
         rewound=dict(tape.rewound),
+        served=dict(tape.served),
         rejected=dict(tape.rejected_for),
         signals={name: round(total / steps, 4) for name, total in tape.signals.items()},
         seconds={name: round(value, 3) for name, value in seconds.items()},

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from tta_daemon.offline.replay.results import Entry, Results
 from tta_daemon.offline.replay.scores import Score
+from tta_daemon.watch.guard import Serve
 
 MARKS = {"worse": " ▲", "perhaps worse": " △", "better": "", "alike": ""}
 STYLES = {"worse": "bold red", "perhaps worse": "yellow", "better": "green", "alike": ""}
@@ -86,6 +87,10 @@ def remarks(entries: Sequence[Entry]) -> Iterator[str]:
         if entry.rejected:
             reasons = ", ".join(f"{reason} {count}" for reason, count in entry.rejected.items())
             yield f"{entry.method}: {sum(entry.rejected.values())} images were rejected and have no score: {reasons}."
+        if set(entry.served) - {Serve.ADAPTED}:
+            total = sum(entry.served.values())
+            shares = ", ".join(f"{who} {100 * entry.served.get(who, 0) / total:.0f} %" for who in Serve)
+            yield f"{entry.method}: answered by {shares}."
         if entry.held:
             reasons = ", ".join(f"{reason} {count}" for reason, count in entry.held.items())
             yield f"{entry.method}: {entry.batches - entry.learned_from} batches were not learned from: {reasons}."

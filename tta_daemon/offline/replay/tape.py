@@ -21,6 +21,7 @@ class Tape(Metrics):
         learned_from: how many of them were learned from.
         held: how many were not, by reason.
         rewound: how often learned state was put back, by whom: the daemon's reasons, and ``method`` for its own.
+        served: how many images were answered by whom.
         rejected_for: how many records were rejected, by reason.
         seconds: spent in each phase of the loop.
         signals: the sum of each signal of the method, over the steps.
@@ -32,6 +33,7 @@ class Tape(Metrics):
         self.batches = self.learned_from = 0
         self.held: Counter[str] = Counter()
         self.rewound: Counter[str] = Counter()
+        self.served: Counter[str] = Counter()
         self.rejected_for: Counter[str] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.signals: defaultdict[str, float] = defaultdict(float)
@@ -41,6 +43,7 @@ class Tape(Metrics):
         super().answered(batch, answered)
         self.batches += 1
         self.seconds["answer"] += answered.seconds
+        self.served[answered.serve.value] += batch.size
         self._see(batch, answered)
 
     def learned(self, signals: Mapping[str, float] | None, hold: Hold | None) -> None:
