@@ -2,8 +2,8 @@
 
 The embedded broker (noida-db 0.2.3) is a stricter judge than Kafka in some ways and no judge at all in others, so:
 
-* A replica that is killed always comes back. The broker never gives the partitions of a dead one to the others; Kafka
-  does after `session_timeout_s`.
+* A replica that is killed always comes back, and none leaves before it has joined. The broker never gives the
+  partitions of a dead one to the others; Kafka does after `session_timeout_s`.
 * With exactly_once the second replica leaves before the broker stops. The broker forgets its groups when it stops, and
   takes offsets in a transaction from a member of a group that is no more; Kafka keeps the group, and refuses.
 """
@@ -139,7 +139,7 @@ class Chaos:
             member.start()
         elif blow is Blow.OUTAGE:
             if self.plan.delivery == "exactly_once":
-                self._leave(guest)
+                self._leave(host, guest)
             self._say("the broker stops")
             self.broker.stop()
             self._turn(host, guest, self.chance.uniform(1.0, 8.0))
@@ -149,10 +149,14 @@ class Chaos:
             self._say(f"{guest.name} joins")
             guest.start()
         else:
-            self._leave(guest)
+            self._leave(host, guest)
 
-    def _leave(self, guest: Member) -> None:
+    def _leave(self, host: Member, guest: Member) -> None:
         if guest.service is not None:
+            self.scene.words = f"{guest.name} must join before it may leave"
+            until = time.monotonic() + SILENCE_S
+            while not guest.joined and time.monotonic() < until:
+                self._turn(host, guest, LOOK_S)
             self._say(f"{guest.name} leaves")
             guest.stop()
 

@@ -1,10 +1,12 @@
 """Replicas of the daemon as processes that a trial may end at any moment, minded as an orchestrator would."""
 
+import json
 import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tta_daemon.control.asking import NoAnswer, ask, good
 from tta_daemon.control.toml import document
 from tta_daemon.offline.broker import Broker, free_port
 from tta_daemon.offline.digits import MEAN, STD, WEIGHTS
@@ -71,6 +73,15 @@ class Member:
     def logs(self) -> list[Path]:
         """What each of its lives wrote, oldest first."""
         return [self.folder / f"{self.name}.{life:03d}.log" for life in range(1, self.lives + 1)]
+
+    @property
+    def joined(self) -> bool:
+        """Whether the group has given it partitions."""
+        try:
+            code, text = ask(self.url, "/api/status")
+        except NoAnswer:
+            return False
+        return good(code) and bool(json.loads(text).get("partitions"))
 
     def start(self) -> None:
         """Begin the next life."""
