@@ -2,8 +2,8 @@
 
 The embedded broker (noida-db 0.2.3) is a stricter judge than Kafka in some ways and no judge at all in others, so:
 
-* A replica that is killed always comes back, and none leaves before it has joined. The broker never gives the
-  partitions of a dead one to the others; Kafka does after `session_timeout_s`.
+* A replica that is killed always comes back, and none leaves in the middle of a rebalance. The broker waits for a dead
+  one for ever, or for `max_poll_interval_s`; Kafka gives its partitions to the others after `session_timeout_s`.
 * With exactly_once the second replica leaves before the broker stops. The broker forgets its groups when it stops, and
   takes offsets in a transaction from a member of a group that is no more; Kafka keeps the group, and refuses.
 """
@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from trials.feed import Feed, items
-from trials.members import TOPICS, Member, end
+from trials.members import PARTITIONS, TOPICS, Member, end
 from trials.oracle import Onlooker, Verdict, judge
 from tta_daemon.offline.broker import Broker
 
@@ -24,6 +24,8 @@ SILENCE_S = 150.0
 """Time without any progress after which the trial gives up and counts what is there."""
 
 LOOK_S = 0.2
+CALM_S = 4.0
+"""More than it takes a member to notice that the group has something new in mind."""
 
 
 class Blow(StrEnum):
@@ -153,12 +155,18 @@ class Chaos:
 
     def _leave(self, host: Member, guest: Member) -> None:
         if guest.service is not None:
-            self.scene.words = f"{guest.name} must join before it may leave"
-            until = time.monotonic() + SILENCE_S
-            while not guest.joined and time.monotonic() < until:
-                self._turn(host, guest, LOOK_S)
+            self._calm(host, guest)
             self._say(f"{guest.name} leaves")
             guest.stop()
+
+    def _calm(self, host: Member, guest: Member) -> None:
+        """Wait until the group has come to rest with both of them in it, as far as they know."""
+        self.scene.words = f"{guest.name} joins before it leaves"
+        calm_at, until = time.monotonic(), time.monotonic() + SILENCE_S
+        while time.monotonic() - calm_at < CALM_S and time.monotonic() < until:
+            self._turn(host, guest, LOOK_S)
+            if host.held + guest.held != PARTITIONS or not guest.held:
+                calm_at = time.monotonic()
 
     def _rest(self, host: Member, guest: Member) -> None:
         """Let all records be settled."""

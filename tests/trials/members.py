@@ -33,6 +33,7 @@ def configuration(bootstrap: str, name: str, folder: Path, delivery: str, port: 
             "dead_letter_topic": BURIED,
             "delivery": delivery,
             "session_timeout_s": 6.0,
+            "max_poll_interval_s": 60.0,
         },
         "input": {"resize": "stretch", "decoders": 1},
         "model": {
@@ -75,13 +76,13 @@ class Member:
         return [self.folder / f"{self.name}.{life:03d}.log" for life in range(1, self.lives + 1)]
 
     @property
-    def joined(self) -> bool:
-        """Whether the group has given it partitions."""
+    def held(self) -> int:
+        """How many partitions the group has given it, as far as it knows."""
         try:
             code, text = ask(self.url, "/api/status")
         except NoAnswer:
-            return False
-        return good(code) and bool(json.loads(text).get("partitions"))
+            return 0
+        return len(json.loads(text).get("partitions", ())) if good(code) else 0
 
     def start(self) -> None:
         """Begin the next life."""

@@ -61,7 +61,10 @@ class Tally:
         self.counts = np.zeros(records, np.uint8)
         self._admin = KafkaAdminClient(bootstrap_servers=bootstrap)
         self._consumer = KafkaConsumer(
-            bootstrap_servers=bootstrap, isolation_level="read_committed", enable_auto_commit=False
+            bootstrap_servers=bootstrap,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
         )
         self._places = [TopicPartition(topic, n) for topic in (ANSWERS, BURIED) for n in range(TOPICS[topic])]
         self._consumer.assign(self._places)
@@ -139,4 +142,9 @@ def _work(
         if out == plan.records and onlooker.settled() >= plan.records:
             return began
         if time.monotonic() - moved_at > SILENCE_S:
-            raise TimeoutError(f"nothing came out for {SILENCE_S:g} s, after {out} of {plan.records} records")
+            missing = np.flatnonzero(tally.counts == 0)
+            raise TimeoutError(
+                f"nothing came out for {SILENCE_S:g} s, after {out} of {plan.records} records; "
+                f"{member.service and member.service.metrics().get('tta_records_answered_total')} answered; missing: "
+                f"{missing[0]} to {missing[-1]}, such as {missing[:: len(missing) // 40 + 1].tolist()}"
+            )
