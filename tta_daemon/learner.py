@@ -247,7 +247,7 @@ class Learner:
         if mode == "off" or self._adapt.method == "source":
             return Serve.ADAPTED, True
         best = self.guard.serve if view is None else self.guard.weigh(view.logits, adapted)
-        return Serve.SOURCE if mode == "observe" else best, best is not Serve.SOURCE
+        return Serve.SOURCE if mode == "observe" else best, self.guard.teachable
 
     def _served(self, serve: Serve, adapted: Tensor, view: SourceView | None, images: Tensor) -> Tensor:
         """The logits that leave."""

@@ -53,6 +53,16 @@ def test_what_is_not_finite_is_never_served():
     assert guard.weigh(DULL, SHARP) is Serve.ADAPTED  # and is forgotten at once
 
 
+@pytest.mark.parametrize(
+    ("source", "adapted", "teachable"),
+    [(SHARP, said(7.0), True), (SHARP, said(3.0), False), (SHARP, COLLAPSED, False), (DULL, SHARP, True)],
+)
+def test_what_is_far_worse_than_the_source_is_not_learned_from(source, adapted, teachable):
+    guard = Guard(Settings())
+    guard.weigh(source, adapted)
+    assert guard.teachable is teachable
+
+
 def test_a_change_of_mind_is_told_once_with_its_evidence():
     guard = Guard(Settings())
     for _ in range(3):
@@ -160,7 +170,7 @@ def learner(**guard):
 
 def test_a_batch_that_the_guard_rejects_is_answered_by_the_source_and_not_learned_from():
     ours = learner()
-    ours.guard.weigh = lambda *_: ours.guard._turn_to(Serve.SOURCE)
+    ours.guard.vetoed = True
     answered = ours.answer(images(8))
     assert answered.logits.equal(answered.source)
     assert answered.hold is Hold.GUARD

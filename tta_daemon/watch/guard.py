@@ -18,6 +18,12 @@ from tta_daemon.watch.blocks import Saved
 from tta_daemon.watch.information import Information, told
 from tta_daemon.watch.wager import Wager
 
+HARM = 3.0
+"""How many times what is tolerated in an answer keeps a batch from being learned from."""
+
+CHECKS = 2
+"""Windows over which an adapter is compared with a newborn one."""
+
 
 class Serve(StrEnum):
     """Whose answers leave: a closed set, because it becomes a metric's label."""
@@ -53,12 +59,15 @@ class Guard:
 
     Attributes:
         serve: whose answers are to leave now.
+        teachable: whether the last batch is worth learning from: not where adapted answers are so much worse that
+            labels seem to come in runs, or the model to collapse.
         vetoed: whether labels have said that the adapted model is worse.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.serve = Serve.SOURCE
+        self.teachable = True
         self.vetoed = False
         self.source, self.adapted = Information(), Information()
         self.grown, self.newborn = Information(), Information()
@@ -69,13 +78,15 @@ class Guard:
     def weigh(self, source: Tensor, adapted: Tensor) -> Serve:
         """Whose answers to a batch shall leave. Both are logits, N x C."""
         of_source, of_adapted, window = told(source), told(adapted), self.settings.window
+        self.teachable = False
         if of_source is None or of_adapted is None:
             return self._turn_to(Serve.SOURCE)
         self.source.add(of_source, window)
         self.adapted.add(of_adapted, window)
         gain = self.adapted.information - self.source.information
-        unsure = self.adapted.confidence < self.source.confidence - self.settings.doubt
-        if self.vetoed or unsure or gain < -self.settings.loss:
+        doubt, loss = self.source.confidence - self.adapted.confidence, -gain
+        self.teachable = doubt <= HARM * self.settings.doubt and loss <= HARM * self.settings.loss and not self.vetoed
+        if self.vetoed or doubt > self.settings.doubt or loss > self.settings.loss:
             return self._turn_to(Serve.SOURCE)
         return self._turn_to(Serve.ADAPTED if gain > self.settings.gain else Serve.BLEND)
 
@@ -167,10 +178,6 @@ class Guard:
                      Serve.ADAPTED: "the adapted model answers"}[serve]  # fmt: skip
             self._told.append(Verdict(Decision(f"serve_{serve}"), words, self.evidence()))
         return serve
-
-
-CHECKS = 2
-"""Windows over which an adapter is compared with a newborn one."""
 
 
 def blended(source: Tensor, adapted: Tensor) -> Tensor:
