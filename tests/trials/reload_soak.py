@@ -199,6 +199,7 @@ class Soak:
             self.part("beginning", None)
             self.part("no reloads", None)
             self.part("neutral", Drawer(daemon.base, NEUTRAL, self.seed))
+            daemon.reload(File("as it began", document(daemon.base).encode()), Way.HANGUP)  # the seed as it was, too
             state, count = self.learned(), self.load.sent
             self.load.nonsense = True
             self.part("any", Drawer(daemon.base | {"batch": {"size": BATCH, "patience_s": 0.05}}, ANY, self.seed))
