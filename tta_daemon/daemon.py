@@ -385,8 +385,9 @@ class Daemon:
         with self.metrics.timed("commit"):
             self.sink.flush(timeout_s)
             self.scribe.offer(self.progress.learned, self.snapshot)
-            self.sink.settle(self.source, offsets, timeout_s)
-        self.ledger.settled(offsets)
+            committed = self.sink.settle(self.source, offsets, timeout_s)
+        if committed:
+            self.ledger.settled(offsets)
         self.scribe.settled()
         self.metrics.settled()
         self._settled_at = self.clock()

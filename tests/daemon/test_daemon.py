@@ -128,3 +128,17 @@ def test_a_partition_that_cannot_begin_is_asked_for_again_after_a_pause() -> Non
     world.daemon.turn()
     world.daemon.drain()
     assert len(world.answered()) == 8
+
+
+def test_offsets_that_the_group_refuses_are_offered_again_without_new_records() -> None:
+    world = Memory(config(settle={"every_s": 1e6}))
+    world.send(pictures(8))
+    world.daemon.connect()
+    world.daemon.turn()
+    commit = world.daemon.source.commit
+    world.daemon.source.commit = lambda _: False
+    world.daemon.settle()
+    assert (world.committed(), len(world.answered())) == (0, 8)
+    world.daemon.source.commit = commit
+    world.daemon.settle()
+    assert (world.committed(), len(world.answered())) == (8, 8)

@@ -2,8 +2,9 @@
 
 The embedded broker (noida-db 0.2.3) is a stricter judge than Kafka in some ways and no judge at all in others, so:
 
-* A replica that is killed always comes back, and none leaves in the middle of a rebalance. The broker waits for a dead
-  one for ever, or for `max_poll_interval_s`; Kafka gives its partitions to the others after `session_timeout_s`.
+* A replica that is killed always comes back, and nothing happens while another leaves. The broker waits for a dead one
+  for ever, and gives one that returns in the middle of a rebalance what it had before, so that the others' partitions
+  stay without anybody; Kafka gives them to who is there, after `session_timeout_s`.
 * With exactly_once the second replica leaves before the broker stops. The broker forgets its groups when it stops, and
   takes offsets in a transaction from a member of a group that is no more; Kafka keeps the group, and refuses.
 """
@@ -158,14 +159,16 @@ class Chaos:
             self._calm(host, guest)
             self._say(f"{guest.name} leaves")
             guest.stop()
+            self._calm(host, guest)
 
     def _calm(self, host: Member, guest: Member) -> None:
-        """Wait until the group has come to rest with both of them in it, as far as they know."""
-        self.scene.words = f"{guest.name} joins before it leaves"
+        """Wait until the group has come to rest with those of them in it that run, as far as they know."""
+        self.scene.words = "the group comes to rest"
         calm_at, until = time.monotonic(), time.monotonic() + SILENCE_S
         while time.monotonic() - calm_at < CALM_S and time.monotonic() < until:
             self._turn(host, guest, LOOK_S)
-            if host.held + guest.held != PARTITIONS or not guest.held:
+            held = [member.held for member in (host, guest) if member.service is not None]
+            if sum(held) != PARTITIONS or not all(held):
                 calm_at = time.monotonic()
 
     def _rest(self, host: Member, guest: Member) -> None:

@@ -88,14 +88,12 @@ class KafkaSink:
             for sent in self._sent:
                 sent.get(0)
 
-    def settle(self, source: Source, offsets: Mapping[Partition, int], timeout_s: float) -> None:
+    def settle(self, source: Source, offsets: Mapping[Partition, int], timeout_s: float) -> bool:
         """See `Sink`."""
         if not self.exactly_once:
             self.flush(timeout_s)
             self._sent.clear()
-            if offsets:
-                source.commit(offsets)
-            return
+            return not offsets or source.commit(offsets)
         if not isinstance(source, KafkaSource):
             raise TypeError("a Kafka transaction needs a Kafka source")
         stale, membership = source.membership.era != self._era, source.membership
@@ -106,6 +104,7 @@ class KafkaSink:
         if self._in_transaction or offsets:
             self._commit(source, offsets, timeout_s)
         self._failed = False
+        return True
 
     def abandon(self) -> None:
         """See `Sink`."""

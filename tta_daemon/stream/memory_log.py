@@ -230,7 +230,7 @@ class MemorySink:
         if not self.exactly_once:
             self._write()
 
-    def settle(self, source: Source, offsets: Mapping[Partition, int], timeout_s: float) -> None:
+    def settle(self, source: Source, offsets: Mapping[Partition, int], timeout_s: float) -> bool:
         """See `Sink`."""
         self.flush(timeout_s)
         before, self._era = self._era, getattr(source, "era", 0)
@@ -238,8 +238,7 @@ class MemorySink:
             self.abandon()
             raise DeliveryError("the group has moved on: the transaction is aborted")
         self._write()
-        if offsets:
-            source.commit(offsets)
+        return not offsets or source.commit(offsets)
 
     def abandon(self) -> None:
         """See `Sink`."""

@@ -21,8 +21,10 @@ class Sink(Protocol):
     def flush(self, timeout_s: float) -> None:
         """Wait until everything sent is delivered; DeliveryError if anything cannot be."""
 
-    def settle(self, source: Source, offsets: Mapping[Partition, int], timeout_s: float) -> None:
+    def settle(self, source: Source, offsets: Mapping[Partition, int], timeout_s: float) -> bool:
         """Make everything sent since the last settle final, and commit these offsets: in this order, or as one.
+
+        Returns whether the offsets are committed. If not, what was sent is final yet, and they are to be offered again.
 
         Raises:
             DeliveryError: not settled, or not known to be; nothing that was sent may be counted on.
