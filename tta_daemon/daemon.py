@@ -347,7 +347,7 @@ class Daemon:
             watch.ask_canary(self.learner.adapter.predict)
             watch.tell(self.metrics, events)
         for event in events:
-            log.info("watch", event=event.kind.value, images=event.images, **event.detail)
+            log.info("watch", happening=event.kind.value, images=event.images, **event.detail)
             self.board.happened(Kind(event.kind.value), event.words, 1, **event.detail)
         self.learner.drifted = watch.drift.covariate
 
