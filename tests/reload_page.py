@@ -84,8 +84,9 @@ LIVE = """\
 ## Under load
 
 One daemon process, `exactly_once`, {per_second:g} records a second, each file drawn at random and brought by `mv`, by a
-swap of `..data`, by SIGHUP or by POST. Measured on {cores} cores shared with other work (load average {load[0]:.1f}
-before, {load[1]:.1f} after), by `scripts/reloads --count {count} --seed {seed} --json benchmarks/results/reloads.json`:
+swap of `..data`, by SIGHUP or by POST. Measured at commit {commit} on {cores} cores shared with other work (load
+average {load[0]:.1f} before, {load[1]:.1f} after), by
+`scripts/reloads --count {count} --seed {seed} --json benchmarks/results/reloads.json`:
 
 | | Without reloads | Neutral settings | Any settings |
 | --- | ---: | ---: | ---: |
@@ -98,7 +99,7 @@ and {same_answers:,} of {compared:,} answers were the same.
 
 A gap is the time between two answers, as the daemon writes them or as a reader of committed records sees them. A file
 that nobody announces is looked at once a second; slowest is the time from its arrival until `/api/status` shows it in
-force or refused."""
+force or refused.{note}"""
 
 SEPARATE = "<br>"
 
@@ -153,4 +154,5 @@ def _live() -> str:
         for way in ways
     }
     rows = "\n".join(_line((name, *map(str, values))) for name, values in shown.items())
-    return LIVE.format(rows=rows, same="" if run["same_state"] else "NOT ", **run)
+    said = {**run, "note": f" {run['note']}" if "note" in run else ""}
+    return LIVE.format(rows=rows, same="" if run["same_state"] else "NOT ", **said)
