@@ -2,10 +2,12 @@
 
 import socket
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
 import httpx
+import numpy as np
 import yaml
 from asked import RULES
 
@@ -62,6 +64,17 @@ def until(condition, seconds, what):
         time.sleep(0.05)
 
 
+def prepared(folder, settings):
+    """What `tta-daemon prepare` finds out of a few hundred digits."""
+    _, unseen = scans.load()
+    np.savez(folder / "source.npz", images=unseen.images[:400], labels=unseen.labels[:400])
+    (folder / "prepare.toml").write_text(document(settings))
+    words = ["--config", folder / "prepare.toml", "--source", folder / "source.npz", "--held-out", "--window", "128"]
+    command = [sys.executable, "-m", "tta_daemon.cli", "prepare", *words, "--output", folder / "prior.safetensors"]
+    subprocess.run([str(word) for word in command], check=True, timeout=240, capture_output=True)
+    return folder / "prior.safetensors"
+
+
 @contextmanager
 def daemon(folder, environment):
     """A broker, a daemon that saves its state, cameras that send for a minute, and people who label."""
@@ -75,6 +88,7 @@ def daemon(folder, environment):
         settings["checkpoint"] = {"kind": "file", "folder": str(folder / "state"), "every_s": 1.0}
         settings["limits"]["reject_ratio"] = 1.0
         settings["adapt"]["every"] = 2
+        settings["model"]["prior"] = str(prepared(folder, settings))
         config.write_text(document(settings))
         with Service(config, f"http://127.0.0.1:{port}", folder / "daemon.log") as service:
             for _ in service.getting_ready(90):
