@@ -109,11 +109,11 @@ def ready(url):
 
 @contextmanager
 def prometheus(folder, target):
-    """A Prometheus server with our rules that scrapes one address every half second."""
+    """A Prometheus server with our rules that scrapes one address every second."""
     port = free_port()
     scrape = {"job_name": "tta-daemon", "static_configs": [{"targets": [target]}]}
     settings = {
-        "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(RULES)],
         "scrape_configs": [scrape],
     }

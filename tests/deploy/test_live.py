@@ -12,7 +12,7 @@ from asked import everything, rules
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 @pytest.fixture(scope="module")
