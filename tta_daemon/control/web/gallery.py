@@ -20,7 +20,7 @@ EACH_S = 2.0
 AT_ONCE = 4
 """Pictures taken at one look."""
 
-LATE = 2 * AT_ONCE
+LATE = 4 * AT_ONCE
 """Pictures kept beyond those that are shown, for whoever has just been told of them."""
 
 SIDE = 96

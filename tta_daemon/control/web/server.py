@@ -114,6 +114,9 @@ class Server:
             await self._uvicorn.serve(sockets=[self._socket] if self._socket else None)
         finally:
             reading.cancel()
+            for connection in list(self._uvicorn.server_state.connections):
+                connection.transport.abort()  # they had their second
+            await asyncio.sleep(0)
 
     def _routes(self) -> list[Route]:
         return [Route("/", self._index), *self._pages(), self._feed_pages.pictures(), *routes(self._page)]
