@@ -1,13 +1,16 @@
 """The log of what happened: bounded, in order, and told once."""
 
 import threading
+from types import SimpleNamespace
+from unittest.mock import create_autospec
 
 from world import Memory, config, pictures
 
 from tta_daemon.control.errands import Errand
 from tta_daemon.control.web.board import Board, Kind
 from tta_daemon.control.web.chronicle import LONGEST, MOST, MOST_PASSING, SAME_S, Chronicle
-from tta_daemon.watch.events import Happening
+from tta_daemon.watch.events import Event, Happening
+from tta_daemon.watch.watching import Watch
 
 
 class Clock:
@@ -98,6 +101,20 @@ def test_the_loop_tells_what_happens():
     assert (Kind.RESET, 1) in told
     assert (Kind.DEAD_LETTER, 2) in told
     assert asked.result().done
+
+
+def test_what_the_watch_sees_is_told():
+    memory = Memory(config())
+    event = Event(Happening.DRIFT_BEGAN, 0.0, 8, {"bn_statistics": 30.0, "entropy": 2.0, "distance": 4.0})
+    memory.daemon.watch = create_autospec(Watch, instance=True, spec_set=False)
+    memory.daemon.watch.see.side_effect = [[event], []]
+    memory.daemon.watch.drift = SimpleNamespace(covariate=True)
+    memory.daemon.watch.estimates.return_value = {}
+    memory.send(pictures(16))
+    memory.run_dry()
+    told = [e for e in memory.daemon.board.events if e.kind is Kind.DRIFT_BEGAN]
+    assert [(e.words, e.numbers) for e in told] == [(event.words, event.detail)]
+    assert len(memory.answered()) == 16
 
 
 def test_a_method_that_fails_is_told(monkeypatch):

@@ -66,7 +66,7 @@ class House:
 
     def label(self, images, adapted, source):
         accuracy = Accuracy()
-        scored = Scored(images, adapted, source, 1.0)
+        scored = Scored(images, adapted, source, delay_s=1.0)
         accuracy.add(scored)
         self.metrics.labelled(scored, accuracy)
 
@@ -227,7 +227,7 @@ def test_the_gain_by_labels(house, adapted, source, expected):
     house.tick()
     card = house.card(GAIN)
     assert card[:2] == expected
-    assert f"adapted {adapted / 10:.1f} %, frozen {source / 10:.1f} % of 1,000 labeled images" in card[2]
+    assert f"answers {adapted / 10:.1f} %, frozen {source / 10:.1f} % of 1,000 labeled images" in card[2]
 
 
 def test_the_gain_without_anything_to_go_by(house):
@@ -277,10 +277,24 @@ def test_who_answers(house):
     assert house.card(WHO)[1] == "Nobody yet"
     house.metrics.model("resnet", "abc", "tent", "cpu")
     house.tick()
-    assert house.card(WHO) == ("good", "Adapted, by tent", "resnet; no images now")
+    assert house.card(WHO) == ("unknown", "Nobody now", "resnet: no image came in the last minutes")
     house.metrics.model("resnet", "abc", "source", "cpu")
     house.tick()
     assert house.card(WHO)[1] == "The frozen model"
+
+
+@pytest.mark.parametrize(("mode", "head"), [("off", "The adapted model"), ("observe", "The frozen model")])
+def test_who_answers_is_whom_the_guard_lets(mode, head):
+    memory = Memory(config(guard={"mode": mode}))
+    memory.metrics.model("resnet", "abc", "tent", "cpu")
+    feed = Feed(memory.daemon.board, memory.metrics.registry, Http)
+    feed.read()
+    memory.send(pictures(16))
+    memory.run_dry()
+    feed.read()
+    card = feed.document(ALL)[0]["cards"][WHO]
+    assert (card["tone"], card["head"]) == ("good", head)
+    assert card["words"].startswith(f"100 % {head.lower()} in 5 min; tent learned from")
 
 
 def test_what_happened_last_is_what_matters(house):

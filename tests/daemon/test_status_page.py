@@ -158,7 +158,7 @@ def test_it_answers_the_five_questions(visit, live):
     assert "Healthy" in card(page, "Health")
     assert "labeled images" in card(page, "Is adaptation worth it?")
     assert "Drifted, 15\u00d7" in card(page, "Has the world drifted?")
-    assert "Adapted, by tent" in card(page, "Who answers?")
+    assert "tent learned from" in card(page, "Who answers?")
     assert page.title() == "Healthy \u00b7 tta-daemon"
     until(page, "document.querySelectorAll('#pictures img').length === 6")
     until(page, "[...document.images].every((image) => image.naturalWidth > 0)")
@@ -285,7 +285,7 @@ def test_everything_can_be_done_from_the_keyboard(visit, live):
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     assert text(page, "#moment-words") != "now"
-    assert "Accuracy: adapted" in page.get_attribute("#moment", "aria-valuetext")
+    assert "Accuracy: answers" in page.get_attribute("#moment", "aria-valuetext")
     assert page.locator("line.here").count() == 6
     page.keyboard.press("End")
     assert text(page, "#moment-words") == "now"

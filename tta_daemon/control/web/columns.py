@@ -10,6 +10,9 @@ ESTIMATE = "tta_accuracy_estimate"
 
 DETECTORS = ("bn_statistics", "features", "entropy", "predicted_labels", "adwin", "page_hinkley")
 
+SERVES = ("adapted", "blend", "source")
+"""Whose answers leave."""
+
 ESTIMATORS = {"adapted": ("combined", "agreement", "aetta"), "source": ("agreement", "atc", "doc", "importance")}
 """Which estimate is shown of each model: the first one that is valid, else the first there is."""
 
@@ -53,7 +56,7 @@ def _estimate(model: str, part: str = "") -> Column:
 
 
 def _per_model(name: str, **labels: str) -> dict[str, Column]:
-    return {model: _gauge(name, model=model, **labels) for model in ("adapted", "source")}
+    return {model: _gauge(name, model=model, **labels) for model in ("served", "adapted", "source")}
 
 
 COLUMNS: Mapping[str, Column] = {
@@ -77,6 +80,7 @@ TOTALS: Mapping[str, Column] = {
     "dead": _total("tta_records_dead_lettered_total"),
     "undelivered": _total("tta_delivery_failures_total"),
     "unsaved": _total("tta_checkpoint_failures_total"),
+    **{f"by_{model}": _gauge("tta_answers_total", model=model) for model in SERVES},
     "batches": _total("tta_batches_processed_total"),
     "learned": _total("tta_adaptation_steps_total"),
 }

@@ -8,7 +8,7 @@ from typing import Any
 from tta_daemon.control.sections import Http
 from tta_daemon.control.web.board import Board
 from tta_daemon.control.web.chronicle import Kind, Tone
-from tta_daemon.control.web.columns import DETECTORS, ESTIMATE, estimator
+from tta_daemon.control.web.columns import DETECTORS, ESTIMATE, SERVES, estimator
 from tta_daemon.control.web.history import History
 from tta_daemon.control.web.reading import Reading
 
@@ -26,6 +26,9 @@ MANY_DEAD = 0.05
 
 BEHIND_S = 30.0
 """Seconds of work that wait at which the lag is worth a word."""
+
+SERVED = {"adapted": "The adapted model", "blend": "Both, averaged", "source": "The frozen model"}
+"""Whose answers leave, in words."""
 
 DETECTOR_NAMES = {
     "bn_statistics": "layer statistics",
@@ -97,13 +100,13 @@ def _gain(now: Reading) -> Card:
     """By labels where there are some, else by the estimates."""
     question = "Is adaptation worth it?"
     name, labeled = "tta_accuracy_ratio", now.value("tta_accuracy_images", window="recent")
-    adapted, source = (now.value(name, model=model, window="recent") for model in ("adapted", "source"))
-    if not math.isnan(adapted - source):
-        both = f"adapted {_percent(adapted)}, frozen {_percent(source)} of {labeled:,.0f} labeled images"
-        error = math.sqrt((adapted * (1 - adapted) + source * (1 - source)) / labeled)
-        return _judged(question, adapted - source, error, both)
-    if not math.isnan(adapted):
-        words = f"{_percent(adapted)} of {labeled:,.0f} labeled images; the frozen model was not asked"
+    served, source = (now.value(name, model=model, window="recent") for model in ("served", "source"))
+    if not math.isnan(served - source):
+        both = f"answers {_percent(served)}, frozen {_percent(source)} of {labeled:,.0f} labeled images"
+        error = math.sqrt((served * (1 - served) + source * (1 - source)) / labeled)
+        return _judged(question, served - source, error, both)
+    if not math.isnan(served):
+        words = f"{_percent(served)} of {labeled:,.0f} labeled images; the frozen model was not asked"
         return Card(question, Tone.UNKNOWN, "Nothing to compare", words)
     estimators = {model: estimator(now, model) for model in ("adapted", "source")}
     told = {m: _estimate(now, m, e) for m, e in estimators.items() if e is not None}
@@ -155,14 +158,17 @@ def _who(now: Reading, history: History) -> Card:
     if not about:
         return Card(question, Tone.UNKNOWN, "Nobody yet", "the model is being loaded")
     method, model = about["method"], about["model"]
-    if now.value("tta_guard_serving", model="source") == 1.0:
-        return Card(question, Tone.NOTICE, "The frozen model", f"{model}: the guard does not trust {method} now")
     if method == "source":
         return Card(question, Tone.GOOD, "The frozen model", f"{model}, as configured: nothing is learned")
-    batches, learned = history.growth("batches", 60.0), history.growth("learned", 60.0)
-    share = f"{100 * learned / batches:.0f} %" if batches else ""
-    lately = f"learned from {share} of the last minute's batches" if batches else "no images now"
-    return Card(question, Tone.GOOD, f"Adapted, by {method}", f"{model}; {lately}")
+    images = {serve: history.growth(f"by_{serve}", LATELY_S) for serve in SERVES}
+    total = sum(images.values())
+    if not total:
+        return Card(question, Tone.UNKNOWN, "Nobody now", f"{model}: no image came in the last minutes")
+    serving = next((s for s in SERVES if now.value("tta_guard_serving", model=s) == 1.0), "adapted")
+    shares = [f"{_whole(images[s] / total)} {SERVED[s].lower()}" for s in SERVES if images[s]]
+    learned = history.growth("learned", LATELY_S) / max(1.0, history.growth("batches", LATELY_S))
+    lately = f"{', '.join(shares)} in 5 min; {method} learned from {_whole(learned)} of the batches"
+    return Card(question, Tone.GOOD, SERVED[serving], lately)
 
 
 def _last(board: Board) -> Card:
@@ -175,6 +181,10 @@ def _last(board: Board) -> Card:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def _whole(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _points(gain: float) -> str:

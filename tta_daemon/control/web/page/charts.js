@@ -35,8 +35,9 @@ const PLANS = [
     unit: "share of the newest labeled images answered right; estimates need no labels",
     wide: true,
     lines: [
-      { name: "adapted", column: "accuracy_adapted", kind: "adapted" },
+      { name: "answers", column: "accuracy_served", kind: "adapted" },
       { name: "frozen", column: "accuracy_source", kind: "source" },
+      { name: "adapted alone", column: "accuracy_adapted", kind: "fourth" },
       {
         name: "adapted, estimated",
         column: "estimate_adapted",
@@ -78,9 +79,9 @@ const PLANS = [
     title: "Confidence",
     unit: "mean over about the last thousand images",
     lines: [
-      { name: "adapted", column: "confidence_adapted", kind: "adapted" },
+      { name: "answers", column: "confidence_served", kind: "adapted" },
       { name: "frozen", column: "confidence_source", kind: "source" },
-      { name: "both agree", column: "agreement", kind: "estimate" },
+      { name: "adapted and frozen agree", column: "agreement", kind: "third" },
     ],
     format: percent,
     axis: (value) => percent(value, 0),
