@@ -128,7 +128,8 @@ def stream(
             board = planned(size, seed)
             for _ in service.getting_ready(READY_S):
                 interruption.heed()
-            console.print(f"It is ready: {service.url}. Sending {len(board.sent):,} records, {JUNK} of them malformed.")
+            console.print(f"It is ready; its status page: {service.url}/")
+            console.print(f"Sending {len(board.sent):,} records, {JUNK} of them malformed.")
             cameras = Cameras(broker.bootstrap, board.sent, size.per_second, lambda: board.came_out)
             with cameras, Screen(console) as screen:
                 for moment in moments(board, cameras, listener, service):

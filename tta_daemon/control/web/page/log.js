@@ -1,10 +1,18 @@
 // What happened, newest first.
 
 import { icon } from "./cards.js";
-import { byId, capital, html, moment, whole } from "./words.js";
+import { byId, capital, html, known, moment, whole } from "./words.js";
 
 const SHOWN = 12;
 const KEPT = 256;
+const MOST_NUMBERS = 4;
+
+function numbersOf({ numbers }) {
+  const told = Object.entries(numbers).filter(([, value]) => known(value)).slice(0, MOST_NUMBERS);
+  if (!told.length) return null;
+  const words = told.map(([name, value]) => `${name.replaceAll("_", " ")} ${Number(value.toPrecision(3)).toLocaleString("en")}`);
+  return html("span", { class: "quiet numbers" }, words.join(", "));
+}
 
 export class Log {
   events = [];
@@ -47,6 +55,7 @@ export class Log {
             { class: "event" },
             capital(event.words),
             event.times > 1 && html("span", { class: "times" }, ` \u00d7${whole(event.times)}`),
+            numbersOf(event),
           ),
         ),
       ),
