@@ -340,6 +340,20 @@ def test_errors_of_libraries_are_held_back_and_ours_are_not(log):
     assert events == ["node 1 is away", *["reload refused"] * 3]
 
 
+def test_messages_that_differ_in_numbers_alone_are_repeats(log):
+    now = [0.0]
+    stream = log(format="json")
+    logging.getLogger().handlers[0].filters = [logs.Repeats(every_s=10.0, clock=lambda: now[0])]
+    for place in (1, 2, 3):
+        now[0] += 5.0
+        logging.getLogger("kafka.net").warning(f"task <0xa{place}f> ran for 0.{place} s")  # noqa: G004 - as kafka does
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(event["message"], event.get("held_back")) for event in events] == [
+        ("task <0xa1f> ran for 0.1 s", None),
+        ("task <0xa3f> ran for 0.3 s", 1),
+    ]
+
+
 def test_threads_may_all_log(log):
     stream = log(format="json")
     logger = structlog.get_logger("tta_daemon")

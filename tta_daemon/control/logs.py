@@ -1,6 +1,7 @@
 """One log for everything: ours and the libraries', for a machine or for a person, repeats held back."""
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from tta_daemon.control.sections import Log
 
 LIBRARIES = {"uvicorn": logging.WARNING, "asyncio": logging.WARNING, "matplotlib": logging.WARNING}
 MOST_REMEMBERED = 1000
+NUMBER = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)?")
+"""What may differ between two messages that say the same."""
 
 
 class Repeats(logging.Filter):
@@ -32,7 +35,7 @@ class Repeats(logging.Filter):
         if record.levelno < logging.WARNING or not repeatable:
             return True
         event = record.msg.get("event") if isinstance(record.msg, dict) else record.msg
-        what, now = (record.name, str(event)), self._clock()
+        what, now = (record.name, NUMBER.sub("#", str(event))), self._clock()
         at, held = self._seen.get(what, (-self._every_s, 0))
         if now - at < self._every_s:
             self._seen[what] = (at, held + 1)
@@ -42,6 +45,8 @@ class Repeats(logging.Filter):
         self._seen[what] = (now, 0)
         if held and isinstance(record.msg, dict):
             record.msg = {**record.msg, "held_back": held}
+        elif held:
+            record.held_back = held
         return True
 
 
