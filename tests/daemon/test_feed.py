@@ -280,10 +280,10 @@ def test_who_answers(house):
     assert house.card(WHO) == ("unknown", "Nobody now", "resnet: no image came in the last minutes")
     house.metrics.model("resnet", "abc", "source", "cpu")
     house.tick()
-    assert house.card(WHO)[1] == "The frozen model"
+    assert house.card(WHO)[1] == "Frozen model"
 
 
-@pytest.mark.parametrize(("mode", "head"), [("off", "The adapted model"), ("observe", "The frozen model")])
+@pytest.mark.parametrize(("mode", "head"), [("off", "Adapted model"), ("observe", "Frozen model")])
 def test_who_answers_is_whom_the_guard_lets(mode, head):
     memory = Memory(config(guard={"mode": mode}))
     memory.metrics.model("resnet", "abc", "tent", "cpu")
@@ -294,7 +294,7 @@ def test_who_answers_is_whom_the_guard_lets(mode, head):
     feed.read()
     card = feed.document(ALL)[0]["cards"][WHO]
     assert (card["tone"], card["head"]) == ("good", head)
-    assert card["words"].startswith(f"100 % {head.lower()} in 5 min; tent learned from")
+    assert card["words"].startswith(f"in 5 min: {head.split()[0].lower()} 100 %; tent learned from")
 
 
 def test_what_happened_last_is_what_matters(house):

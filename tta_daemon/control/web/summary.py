@@ -27,8 +27,8 @@ MANY_DEAD = 0.05
 BEHIND_S = 30.0
 """Seconds of work that wait at which the lag is worth a word."""
 
-SERVED = {"adapted": "The adapted model", "blend": "Both, averaged", "source": "The frozen model"}
-"""Whose answers leave, in words."""
+SERVED = {"adapted": "Adapted model", "blend": "Both, averaged", "source": "Frozen model"}
+"""Whose answers leave, in words; the first of them is enough among others."""
 
 DETECTOR_NAMES = {
     "bn_statistics": "layer statistics",
@@ -159,15 +159,15 @@ def _who(now: Reading, history: History) -> Card:
         return Card(question, Tone.UNKNOWN, "Nobody yet", "the model is being loaded")
     method, model = about["method"], about["model"]
     if method == "source":
-        return Card(question, Tone.GOOD, "The frozen model", f"{model}, as configured: nothing is learned")
+        return Card(question, Tone.GOOD, "Frozen model", f"{model}, as configured: nothing is learned")
     images = {serve: history.growth(f"by_{serve}", LATELY_S) for serve in SERVES}
     total = sum(images.values())
     if not total:
         return Card(question, Tone.UNKNOWN, "Nobody now", f"{model}: no image came in the last minutes")
     serving = next((s for s in SERVES if now.value("tta_guard_serving", model=s) == 1.0), "adapted")
-    shares = [f"{_whole(images[s] / total)} {SERVED[s].lower()}" for s in SERVES if images[s]]
+    shares = [f"{SERVED[s].split()[0].strip(',').lower()} {_whole(images[s] / total)}" for s in SERVES if images[s]]
     learned = history.growth("learned", LATELY_S) / max(1.0, history.growth("batches", LATELY_S))
-    lately = f"{', '.join(shares)} in 5 min; {method} learned from {_whole(learned)} of the batches"
+    lately = f"in 5 min: {', '.join(shares)}; {method} learned from {_whole(learned)} of the batches"
     return Card(question, Tone.GOOD, SERVED[serving], lately)
 
 
