@@ -153,10 +153,10 @@ class Guard(Section):
     mode: Literal["guarded", "observe", "off"] = setting(
         "guarded", "guarded: whoever tells most answers; observe: the source; off: the adapted model.", LIVE
     )
-    window: int = setting(96, "Fewest images over which answers are compared.", LIVE, ge=16, le=100_000)
+    window: int = setting(128, "Fewest images over which answers are compared.", LIVE, ge=16, le=100_000)
     gain: float = setting(0.05, "Share of all there is to tell that adapted answers must add to go alone.", LIVE, ge=0)
     loss: float = setting(0.015, "How much less they may tell and still be blended with the source's.", LIVE, ge=0)
-    doubt: float = setting(0.02, "How much less confident they may be than the source's.", LIVE, ge=0, le=1)
+    doubt: float = setting(0.03, "How much less confident they may be than the source's.", LIVE, ge=0, le=1)
     check_every: int = setting(
         8, "Compare with a newborn adapter at every n-th batch learned from; 0: never.", LIVE, ge=0, le=1_000_000
     )
