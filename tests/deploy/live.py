@@ -71,7 +71,7 @@ def prepared(folder, settings):
     (folder / "prepare.toml").write_text(document(settings))
     words = ["--config", folder / "prepare.toml", "--source", folder / "source.npz", "--held-out", "--window", "128"]
     command = [sys.executable, "-m", "tta_daemon.cli", "prepare", *words, "--output", folder / "prior.safetensors"]
-    subprocess.run([str(word) for word in command], check=True, timeout=240, capture_output=True)
+    subprocess.run([str(word) for word in command], check=True, timeout=280, capture_output=True)
     return folder / "prior.safetensors"
 
 
@@ -91,7 +91,7 @@ def daemon(folder, environment):
         settings["model"]["prior"] = str(prepared(folder, settings))
         config.write_text(document(settings))
         with Service(config, f"http://127.0.0.1:{port}", folder / "daemon.log") as service:
-            for _ in service.getting_ready(90):
+            for _ in service.getting_ready(180):
                 pass
             plan = traffic.plan(journey(1), scans.load()[1], 700, 80, seed=0)
             with Cameras(broker.bootstrap, plan, PER_SECOND, lambda: len(plan)):

@@ -18,7 +18,7 @@ from tta_daemon.offline.camera import Cameras
 from tta_daemon.offline.service import Service
 from tta_daemon.offline.worlds import journey
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
 
 NOBODY = "65532"
 
@@ -60,7 +60,7 @@ def folder():
         writable.mkdir()
         shutil.chown(writable, int(NOBODY), int(NOBODY))
         words = confined(writable, sys.executable, "-c", "import tta_daemon")
-        tried = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        tried = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
         if tried.returncode != 0:
             pytest.skip(f"nobody cannot run this Python here: {tried.stderr.strip()[-200:]}")
         yield folder
@@ -80,13 +80,13 @@ def test_it_answers_saves_and_drains(folder, monkeypatch):
         service = Service(config, f"http://127.0.0.1:{port}", folder / "daemon.log")
         service._command = confined(writable, *service._command)
         with service:
-            for _ in service.getting_ready(90):
+            for _ in service.getting_ready(180):
                 pass
             plan = traffic.plan(journey(1)[:1], scans.load()[1], 256, 0, seed=0)
             with Cameras(broker.bootstrap, plan, 400.0, lambda: len(plan)):
-                live.until(lambda: service.metrics().get("tta_records_answered_total", 0) >= 200, 60, "answers")
+                live.until(lambda: service.metrics().get("tta_records_answered_total", 0) >= 200, 120, "answers")
             status = Path(f"/proc/{service._process.pid}/status").read_text()
-            assert service.stop(60) == 0
+            assert service.stop(90) == 0
     for line in (f"Uid:\t{NOBODY}", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"):
         assert line in status
     assert list((writable / "state").glob("*.safetensors"))

@@ -10,7 +10,7 @@ import live
 import pytest
 from asked import everything, rules
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
 
 WAIT_S = 120.0
 
@@ -62,13 +62,15 @@ def test_every_expression_is_answered(watched):
     assert len(asked) > 120
 
 
+WHAT_ADAPTATION_MAY_DO = {"TtaCollapse", "TtaAdaptationVetoed"}
+"""The guard and the labels may have their say on this stream too, and their alerts do not wait."""
+
+
 def test_a_daemon_that_is_well_fires_no_alert(watched):
     live.until(lambda: answered(watched, "job:tta_records_consumed:rate5m > 0"), WAIT_S, "rules are evaluated")
-    names = {rule["alert"] for rule in rules("alert")}
+    assert len(rules("alert")) > 20
     states = watched.ask('ALERTS{alertname=~"Tta.*", alertstate="firing"}')
-    firing = {series["metric"]["alertname"] for series in states}
-    assert firing <= names - {"TtaDown", "TtaLoopStuck", "TtaNotSettling", "TtaUndelivered", "TtaCollapse"}
-    assert firing == set()
+    assert {series["metric"]["alertname"] for series in states} - WHAT_ADAPTATION_MAY_DO == set()
 
 
 def test_systemd_hears_everything(world):

@@ -25,9 +25,9 @@ def test_it_sends_until_it_is_stopped(tmp_path):
             place = TopicPartition(topic, 0)
             return reader.end_offsets([place])[place] if reader.partitions_for_topic(topic) else 0
 
-        until(lambda: sent("images") > 20 and sent("labels") > 5, 60, "images and labels arrive")
+        until(lambda: sent("images") > 20 and sent("labels") > 5, 120, "images and labels arrive")
         sender.send_signal(signal.SIGTERM)
-        said, _ = sender.communicate(timeout=30)
+        said, _ = sender.communicate(timeout=90)
         reader.close()
     assert sender.returncode == 0
     assert said.endswith(f"records were sent to {broker.bootstrap}\n")
@@ -35,7 +35,7 @@ def test_it_sends_until_it_is_stopped(tmp_path):
 
 def test_it_says_that_there_is_no_broker():
     words = [sys.executable, "-m", "tta_daemon.cli", "produce", "--bootstrap", "127.0.0.1:1"]
-    said = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    said = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert said.returncode == 1
     assert "127.0.0.1:1" in said.stderr
     assert "Traceback" not in said.stderr
