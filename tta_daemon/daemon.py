@@ -29,6 +29,7 @@ from tta_daemon.control.web.board import Board, Kind
 from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected
 from tta_daemon.learner import Answered, Hold, Learner
 from tta_daemon.model.load import Deployed
+from tta_daemon.standing import standing
 from tta_daemon.stream.batching import Batcher
 from tta_daemon.stream.dead_letters import DeadLetters, RejectRatio
 from tta_daemon.stream.decode import Bounds, Decoder
@@ -111,7 +112,7 @@ class Daemon:
         self._begun: set[Partition] = set()
         self._arriving: set[Partition] = set()
         self._stopping = Event()
-        self._settings = config.masked()
+        self.settings = config.masked()
         self._settled_at = self._reported_at = clock()
 
     def run(self) -> None:
@@ -224,7 +225,7 @@ class Daemon:
             self.decoder.close()
             self.decoder = ready.decoder
         config = self.config = ready.config
-        self._settings = config.masked()
+        self.settings = config.masked()
         if ready.deployed is not None:
             self.deployed, self.watch = ready.deployed, watch_of(ready.deployed)
         self.learner.take(self.deployed, config.adapt, config.watch.sample, config.guard, ready.adapter)
@@ -234,7 +235,7 @@ class Daemon:
             self._settled_at -= config.settle.every_s  # what is saved must not be another method's for long
         self.batcher.size, self.batcher.patience_s = config.batch.size, config.batch.patience_s
         self.reject_ratio.tune(config.limits.reject_ratio, config.limits.reject_window)
-        if self._connected:
+        if self.connected:
             self.labels.tune(config.watch, self.deployed.labels)
         self.taken(config)
         self.metrics.model(self.deployed.name, self.deployed.digest, config.adapt.method, config.model.device)
@@ -480,23 +481,7 @@ class Daemon:
             return
         self._reported_at = self.clock()
         self.metrics.turned(self.batcher.waiting, self.ledger.open_count, self.source.lag())
-        accuracy = self.labels.accuracy.recent
-        self.board.publish(
-            {
-                **self._about(),
-                "partitions": sorted(f"{topic}-{number}" for topic, number in self.source.assignment()),
-                "waiting_images": self.batcher.waiting,
-                "open_records": self.ledger.open_count,
-                "guard": self.guarding(),
-                "watch": self.watch.status() if self.watch is not None else None,
-                "accuracy": {"images": accuracy.images, "adapted": accuracy.adapted, "source": accuracy.source},
-            }
-        )
-
-    def guarding(self) -> dict[str, object]:
-        """Whose answers leave, and why."""
-        guard = self.learner.guard
-        return {"mode": guard.settings.mode, "serve": guard.serve, "vetoed": guard.vetoed, **guard.evidence()}
+        self.board.publish(standing(self))
 
     @property
     def crowded(self) -> bool:
@@ -522,30 +507,21 @@ class Daemon:
             self.settle()
         log.info("drained", open=self.ledger.open_count)
 
-    def _about(self) -> dict[str, object]:
-        """What there is to say with a broker or without."""
-        return {
-            "model": {"name": self.deployed.name, "digest": self.deployed.digest[:12]},
-            "method": self.learner.method,
-            "step": self.learner.step,
-            "config": {"digest": self.config.digest, "settings": self._settings},
-            "reload": self.slot.status(),
-        }
-
     def _pause(self, pause_s: float) -> bool:
         """Wait for better times, not deaf to a new configuration meanwhile. False where the daemon is to stop."""
         for _ in range(max(1, round(pause_s / POLL_S))):
             self.take_over()
-            if self._connected:
+            if self.connected:
                 self.report()
             else:
-                self.board.publish(self._about())
+                self.board.publish(standing(self))
             if self._stopping.wait(min(POLL_S, pause_s)):
                 return False
         return True
 
     @property
-    def _connected(self) -> bool:
+    def connected(self) -> bool:
+        """Whether there is a broker to work with."""
         return getattr(self, "labels", None) is not None
 
     def _patience_s(self) -> float:

@@ -13,6 +13,7 @@ from tta_daemon.control.config import load
 from tta_daemon.control.slot import Result
 from tta_daemon.control.toml import document
 from tta_daemon.offline.broker import free_port
+from tta_daemon.standing import standing
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def test_server_log_and_torch_follow(tmp_path):
         assert httpx.post(f"{url}/-/reload").status_code == 401
         assert logging.getLogger().level == logging.ERROR
         assert torch.get_num_threads() == 2
-        daemon.board.publish(daemon._about())
+        daemon.board.publish(standing(daemon))
         assert httpx.get(f"{url}/api/status").json()["config"]["digest"] == load(file, {}).digest
         assert 'tta_config_reloads_total{result="applied"} 1.0' in httpx.get(f"{url}/metrics").text
         put(http=http | {"lifecycle": True, "stall_s": -1.0})
