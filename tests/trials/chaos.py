@@ -2,9 +2,9 @@
 
 The embedded broker (noida-db 0.2.3) is a stricter judge than Kafka in some ways and no judge at all in others, so:
 
-* A replica that is killed always comes back, and nothing happens while another leaves. The broker waits for a dead one
-  for ever, and gives one that returns in the middle of a rebalance what it had before, so that the others' partitions
-  stay without anybody; Kafka gives them to who is there, after `session_timeout_s`.
+* A replica that is killed always comes back. One that leaves is taken off the group's list by the trial, as an operator
+  may who scales down, and nothing else happens meanwhile. The broker waits for a static member for ever; Kafka gives
+  its partitions to the others after `session_timeout_s`.
 * With exactly_once the second replica leaves before the broker stops. The broker forgets its groups when it stops, and
   takes offsets in a transaction from a member of a group that is no more; Kafka keeps the group, and refuses.
 """
@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from trials.feed import Feed, items
-from trials.members import PARTITIONS, TOPICS, Member, end
+from trials.members import PARTITIONS, TOPICS, Member, dismiss, end
 from trials.oracle import Onlooker, Verdict, judge
 from tta_daemon.offline.broker import Broker
 
@@ -125,7 +125,7 @@ class Chaos:
         blows = self.plan.blows(self.chance)
         share = self.plan.records / (len(blows) + 1)
         for number, blow in enumerate(blows, 1):
-            self.allowed = round(share * (number + 2))
+            self.allowed = round(share * (number + 3))
             if blow is Blow.KILL_AT_START:
                 self._turn(host, guest, self.chance.uniform(0.0, 6.0))
             else:
@@ -159,6 +159,7 @@ class Chaos:
             self._calm(host, guest)
             self._say(f"{guest.name} leaves")
             guest.stop()
+            dismiss(self.broker.bootstrap, guest.name)
             self._calm(host, guest)
 
     def _calm(self, host: Member, guest: Member) -> None:

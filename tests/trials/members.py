@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kafka import KafkaAdminClient
+from kafka.admin import MemberToRemove
+
 from tta_daemon.control.asking import NoAnswer, ask, good
 from tta_daemon.control.toml import document
 from tta_daemon.offline.broker import Broker, free_port
@@ -118,6 +121,13 @@ class Member:
         self.complaints.append(f"{self.name}, life {self.lives}, ended by itself{self.service.last_words()}")
         if restart:
             self.start()
+
+
+def dismiss(bootstrap: str, name: str) -> None:
+    """Take a static member off the group's list."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin.remove_group_members(GROUP, [MemberToRemove(group_instance_id=name)])
+    admin.close()
 
 
 def end(members: Iterable[Member]) -> None:
