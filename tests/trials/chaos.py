@@ -47,7 +47,7 @@ class Plan:
     records: int = 20_000
     kills: int = 20
     outages: int = 5
-    visits: int = 6
+    visits: int = 4
     malformed: float = 0.01
     seed: int = 0
 
