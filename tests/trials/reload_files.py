@@ -65,7 +65,7 @@ NEUTRAL: dict[str, list[Any]] = {
     "limits.reject_ratio": [0.4, 0.8],
     "limits.reject_window": [100, 2000],
     "limits.waiting_bytes": [1 << 27, 1 << 28],
-    "watch.sample": [0.0, 0.3, 1.0],
+    "watch.sample": [0.1, 0.3, 1.0],
     "watch.label_window": [50, 1000],
     "watch.window": [10, 1000],
     "http.stall_s": [20.0, 30.0],
