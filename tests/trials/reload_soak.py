@@ -252,6 +252,7 @@ class Soak:
     def compare(self, state: Snapshot, count: int) -> None:
         """Let a daemon in memory, whose settings never change, learn from the same records."""
         sections = {name: section for name, section in self.daemon.base.items() if name not in {"kafka", "checkpoint"}}
+        sections = {"guard": {"mode": "guarded"}} | sections  # as it is where nothing is said; `config` says otherwise
         world, said = Memory(config(**sections)), self.reader.said(count)
         with one_thread():
             world.send(self.load.value(number) for number in range(count))
