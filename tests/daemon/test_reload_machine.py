@@ -32,7 +32,7 @@ from tta_daemon.control.toml import document
 from tta_daemon.errors import DeliveryError
 from tta_daemon.stream.memory_log import MemoryLog, MemorySource
 
-EXAMPLES = int(os.environ.get("TTA_MACHINE_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("TTA_MACHINE_EXAMPLES", "12"))
 STEPS = int(os.environ.get("TTA_MACHINE_STEPS", "40"))
 
 PICTURES = pictures(16)
@@ -64,7 +64,7 @@ LIVE = st.fixed_dictionaries(
         "watch": st.fixed_dictionaries(
             {},
             optional={
-                "sample": st.sampled_from([0.0, 0.3, 1.0]),
+                "sample": st.sampled_from([0.1, 0.3, 1.0]),
                 "label_window": st.integers(1, 50),
                 "label_wait_s": st.sampled_from([0.1, 1000.0]),
                 "window": st.integers(1, 50),

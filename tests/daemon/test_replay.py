@@ -47,7 +47,7 @@ def test_a_replay_is_the_method_on_full_batches(method: str) -> None:
     found = run(config, deployed, source, laid, lambda _: None)
     adapter = adapters.build(method, deployed.classifier, config.adapt.chosen(), seed=config.adapt.seed)
     batches = torch.from_numpy(pixels(48)[laid.images]).permute(0, 3, 1, 2).contiguous().float().div(255).split(16)
-    logits = torch.cat([adapters.step(adapter, batch).logits for batch in batches]).double()
+    logits = torch.cat([adapters.step(adapter, batch).logits / adapter.temperature for batch in batches]).double()
     truth = torch.from_numpy(source.labels[laid.images])
     p = logits.softmax(1)
     np.testing.assert_array_equal(found.sheet.right, (logits.argmax(1) == truth).numpy())

@@ -28,7 +28,8 @@ def summarize(board: Scoreboard, told: dict[str, float]) -> dict[str, Any]:
             ],
         },
         "daemon_says": {
-            model: told.get(f'tta_accuracy_ratio{{model="{model}",window="all"}}') for model in ("source", "adapted")
+            ours: told.get(f'tta_accuracy_ratio{{model="{model}",window="all"}}')
+            for ours, model in (("source", "source"), ("adapted", "served"))
         },
         "steps_learned": told.get("tta_adaptation_steps_total"),
     }
