@@ -225,7 +225,7 @@ class Learner:
         view = self._probe(images) if watched else None
         answered = self._clock()
         adapted, repaired = self._repair(adapted, images)
-        serve, worth_learning = self._weigh(adapted, view)
+        serve, worth_learning = self._weigh(adapted, None if learned else view)  # no batch is weighed twice
         if hold is None and not worth_learning:
             learn, hold = _nothing, Hold.GUARD
         return Answered(

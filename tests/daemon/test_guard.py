@@ -189,6 +189,14 @@ def test_to_observe_is_to_answer_with_the_source_and_to_learn_all_the_same():
     assert ours.step == 1
 
 
+def test_a_batch_that_was_learned_before_a_restart_is_not_weighed_again():
+    ours = learner()
+    ours.answer(images(8))
+    before = ours.guard.dump()
+    ours.answer(images(8, seed=1), learned=True)
+    assert all(torch.equal(tensor, ours.guard.dump()[name]) for name, tensor in before.items())
+
+
 def test_without_a_guard_the_adapted_model_answers():
     ours = learner(mode="off")
     answered = ours.answer(images(8))
