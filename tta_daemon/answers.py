@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tta_daemon.learner import Answered
+from tta_daemon.answered import Answered
 from tta_daemon.stream.records import Answer, Batch, Guess, Prediction
 from tta_daemon.watch.guard import Serve
 

@@ -10,13 +10,14 @@ After a crash a record may come again that was answered, or learned from, or bot
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import compress
 from threading import Event
 
 import structlog
 import torch
 
+from tta_daemon.answered import Answered, Hold
 from tta_daemon.answers import About, answers, predictions
 from tta_daemon.backoff import Backoff
 from tta_daemon.control.checkpoint import Checkpoint
@@ -27,8 +28,9 @@ from tta_daemon.control.slot import Prepared, Result, Slot
 from tta_daemon.control.snapshot import Snapshot
 from tta_daemon.control.web.board import Board, Kind
 from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected
-from tta_daemon.learner import Answered, Hold, Learner
+from tta_daemon.learner import Learner
 from tta_daemon.model.load import Deployed
+from tta_daemon.partitions import Partitions
 from tta_daemon.standing import standing
 from tta_daemon.stream.batching import Batcher
 from tta_daemon.stream.dead_letters import DeadLetters, RejectRatio
@@ -108,9 +110,7 @@ class Daemon:
         self.dead_letters = DeadLetters(config.kafka.dead_letters, connect_headers=config.kafka.connect_headers)
         self.reject_ratio = RejectRatio(config.limits.reject_ratio, config.limits.reject_window)
         self.watch = watch_of(deployed)
-        self._beginning = Backoff(clock)
-        self._begun: set[Partition] = set()
-        self._arriving: set[Partition] = set()
+        self.partitions = Partitions(self)
         self._stopping = Event()
         self.settings = config.masked()
         self._settled_at = self._reported_at = clock()
@@ -138,7 +138,7 @@ class Daemon:
                 pause_s = backoff.failed()
                 log.warning("no broker; trying again", error=str(fault), in_s=pause_s)
                 self.board.happened(Kind.BROKER_AWAY, f"no broker yet: {fault}")
-                self._pause(pause_s)
+                self.pause(pause_s)
             else:
                 self.source, self.sink, self.labels = world.source, world.sink, world.labels
                 self.labels.heard = self.board.gallery.labeled
@@ -190,7 +190,7 @@ class Daemon:
         try:
             self.take_over()
             self.run_errands()
-            self.follow_assignment()
+            self.partitions.follow()
             self.admit()
             for batch in self.batcher.due(self.clock()):
                 self.answer(batch)
@@ -285,7 +285,7 @@ class Daemon:
     def admit(self) -> None:
         """Read records; let the good ones wait for their batch, bury the others. What was answered stays answered."""
         polled = self.source.poll(self._patience_s(), self._room())
-        records = [record for record in polled if record.position.partition in self._begun]
+        records = [record for record in polled if record.position.partition in self.partitions]
         for record in records:
             if self.progress.must_answer(record.position):
                 self.ledger.opened(record.position, record.size_bytes)
@@ -400,79 +400,8 @@ class Daemon:
 
     def read_again(self, fault: DeliveryError) -> None:
         """Forget what was not settled and go back to where the group stands: nothing is lost, some may come twice."""
-        log.warning("not delivered; reading again from what was committed", error=str(fault))
-        self.metrics.undelivered()
-        self.board.happened(Kind.UNDELIVERED, f"not delivered, read again: {fault}")
-        self.batcher.drain()
-        backoff = Backoff(self.clock)
-        while True:
-            try:
-                self.sink.abandon()
-                break
-            except DeliveryError as still:
-                pause_s = backoff.failed()
-                log.warning("the broker is away; trying again", error=str(still), in_s=pause_s)
-                if not self._pause(pause_s):
-                    raise
-        partitions = self.source.assignment()
-        self.ledger.forget(partitions)
-        self.source.rewind(partitions)
-        for partition, offset in self.progress.behind(partitions).items():
-            self.source.seek(partition, offset)
+        self.partitions.read_again(fault)
         self._settled_at = self.clock()
-
-    def follow_assignment(self) -> None:
-        """Settle what is being taken away while it is still ours, then let go of it: its next owner reads on there."""
-        changes = self.source.changes()
-        if changes:
-            moved = {name: sorted(partitions) for name, partitions in asdict(changes).items() if partitions}
-            log.info("partitions moved", **moved)
-            words = (f"{name} " + " ".join(f"{t}-{n}" for t, n in which) for name, which in moved.items())
-            self.board.happened(Kind.PARTITIONS, "partitions: " + ", ".join(words))
-        self.let_go(changes.lost)
-        try:
-            if changes.revoked:
-                self.clear()
-                self.settle()
-        finally:
-            self.let_go(changes.revoked)
-            self._arriving |= changes.assigned
-        self.begin()
-
-    def let_go(self, partitions: frozenset[Partition]) -> None:
-        """Forget what waits of partitions that are another's now."""
-        self.batcher.drop(partitions)
-        self.ledger.forget(partitions)
-        self.metrics.forget(partitions)
-        self._begun -= partitions
-        self._arriving -= partitions
-
-    def begin(self) -> None:
-        """Read each partition that came to us from where the group or the state stands, whichever is behind.
-
-        What was read of it before that is known is not admitted, and read again.
-        """
-        if not (self._arriving and self._beginning.due):
-            return
-        for partition in sorted(self._arriving):
-            try:
-                known = self.source.committed([partition]) if self.progress.knows(partition) else {}
-                start = self.progress.begin(partition, known.get(partition), self.source.oldest)
-            except BrokerUnreachable as fault:
-                log.warning("no partition can begin; trying again", error=str(fault), in_s=self._beginning.failed())
-                return
-            self._beginning.worked()
-            if start.skipped:
-                log.warning(
-                    "records that were answered before are not learned from", partition=partition, offsets=start.skipped
-                )
-            if start.seek is None:
-                self.source.rewind([partition])
-            else:
-                log.info("learning on from the saved state", partition=partition, offset=start.seek)
-                self.source.seek(partition, start.seek)
-            self._arriving.discard(partition)
-            self._begun.add(partition)
 
     def report(self) -> None:
         """Tell the outside how things stand."""
@@ -507,7 +436,7 @@ class Daemon:
             self.settle()
         log.info("drained", open=self.ledger.open_count)
 
-    def _pause(self, pause_s: float) -> bool:
+    def pause(self, pause_s: float) -> bool:
         """Wait for better times, not deaf to a new configuration meanwhile. False where the daemon is to stop."""
         for _ in range(max(1, round(pause_s / POLL_S))):
             self.take_over()

@@ -6,8 +6,6 @@ Policy only. How an answer is computed and what is learned from it is the method
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -18,6 +16,7 @@ from torch import Tensor
 import adapters
 from adapters.parts.norms import normalizing, pseudo_counted
 from tta_daemon import __version__
+from tta_daemon.answered import Answered, Hold, Signals
 from tta_daemon.control.sections import Adapt
 from tta_daemon.control.sections import Guard as GuardSettings
 from tta_daemon.control.snapshot import REMEDY, Snapshot, identity_of
@@ -25,7 +24,7 @@ from tta_daemon.errors import CheckpointError, ConfigError
 from tta_daemon.model.load import Deployed
 from tta_daemon.stream.records import Partition
 from tta_daemon.watch.guard import Guard, Serve, blended
-from tta_daemon.watch.view import Head, HeadTap, Probe, SourceView
+from tta_daemon.watch.view import HeadTap, Probe, SourceView
 
 MOST_LEFT = 4
 """States of methods that were left which are remembered: the latest."""
@@ -39,51 +38,7 @@ GUARD = "guard/"
 PSEUDO_IMAGES = 16
 """What the source's statistics count as beside a batch too small to learn from (Schneider et al. 2020)."""
 
-Signals = Mapping[str, float]
-
 log = structlog.get_logger(__name__)
-
-
-class Hold(StrEnum):
-    """Why a batch is answered but not learned from: a closed set, because it becomes a metric's label."""
-
-    LEARNED = "learned_before"
-    NEVER = "never"
-    DRIFT = "no_drift"
-    SMALL = "small_batch"
-    EVERY = "every"
-    LAG = "lag"
-    BUDGET = "budget"
-    FAILED = "failed"
-    GUARD = "guard"
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """Logits for each image of a batch, N x C, and what the frozen source model sees in the same images.
-
-    ``logits`` are what leaves: the adapted model's, the source's or both, as ``serve`` says; ``adapted`` is what the
-    adapted model would have said.
-    ``learn`` is to be called after the answers have left. It never raises; None where it failed, and all that was
-    learned is forgotten. ``head`` is what the adapted answers were made from, where somebody wants to know. Seconds are
-    what each of the two models took.
-    """
-
-    logits: Tensor
-    adapted: Tensor
-    serve: Serve
-    view: SourceView | None
-    learn: Callable[[], Signals | None]
-    hold: Hold | None
-    repaired: int
-    seconds: float
-    source_seconds: float = 0.0
-    head: Head | None = None
-
-    @property
-    def source(self) -> Tensor | None:
-        """The source model's logits, N x C, where it was asked."""
-        return None if self.view is None else self.view.logits
 
 
 class _Left(NamedTuple):

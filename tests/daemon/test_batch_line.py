@@ -4,7 +4,7 @@ import pytest
 import structlog
 from world import Memory, config, npy, pictures
 
-from tta_daemon.learner import Hold
+from tta_daemon.answered import Hold
 
 SECRET = b"a payload that no log may show"
 

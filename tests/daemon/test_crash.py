@@ -120,7 +120,7 @@ class Fate:
         self.daemon.source.lose(self.daemon.source.assignment())
         self.daemon.turn()
         self.log.rebalance(self.settings.kafka.group_id)
-        self.daemon.follow_assignment()
+        self.daemon.partitions.follow()
 
     def finish(self) -> None:
         """Go on until everything is committed."""

@@ -107,8 +107,8 @@ def test_a_failure_to_adapt_is_answered_by_the_source() -> None:
 def test_a_partition_that_cannot_begin_is_asked_for_again_after_a_pause() -> None:
     world, now, asked = Memory(config()), [0.0], []
     world.send(pictures(8))
-    world.daemon.clock = world.daemon._beginning._clock = lambda: now[0]
-    world.daemon._beginning.worked()
+    world.daemon.clock = world.daemon.partitions._beginning._clock = lambda: now[0]
+    world.daemon.partitions._beginning.worked()
     world.daemon.connect()
     world.daemon.progress = Progress({Partition("images", 0): 0})
     committed = world.daemon.source.committed

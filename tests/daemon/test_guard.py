@@ -10,8 +10,9 @@ from nets import images
 from torch.nn import functional
 from world import Memory, config, pictures
 
+from tta_daemon.answered import Hold
 from tta_daemon.control.sections import Guard as Settings
-from tta_daemon.learner import Hold, Learner
+from tta_daemon.learner import Learner
 from tta_daemon.model.load import load
 from tta_daemon.watch.accuracy import Scored
 from tta_daemon.watch.guard import Decision, Guard, Serve, blended

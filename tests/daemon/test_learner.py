@@ -4,8 +4,9 @@ import pytest
 from nets import images
 from world import config
 
+from tta_daemon.answered import Hold
 from tta_daemon.control.sections import Adapt
-from tta_daemon.learner import Hold, Learner
+from tta_daemon.learner import Learner
 from tta_daemon.model.load import load
 from tta_daemon.watch.metrics import Metrics
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from prometheus_client import generate_latest
 
+from tta_daemon.answered import Answered, Hold
 from tta_daemon.errors import Reason
-from tta_daemon.learner import Answered, Hold
 from tta_daemon.stream.records import Batch, Partition, Position, Record, Sample
 from tta_daemon.watch.accuracy import Accuracy, LabelJoin, Scored
 from tta_daemon.watch.guard import Serve

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tta_daemon.learner import Answered, Hold
+from tta_daemon.answered import Answered, Hold
 from tta_daemon.stream.records import Batch, Partition
 
 Line = Mapping[str, object]

@@ -14,8 +14,8 @@ import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from tta_daemon import __version__
+from tta_daemon.answered import Hold
 from tta_daemon.errors import Reason
-from tta_daemon.learner import Hold
 from tta_daemon.watch.estimates import PAIRS
 from tta_daemon.watch.events import Happening
 from tta_daemon.watch.guard import Decision, Serve

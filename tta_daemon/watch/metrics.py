@@ -14,8 +14,8 @@ from prometheus_client import Gauge, GCCollector, PlatformCollector, ProcessColl
 from torch import Tensor
 
 from adapters import SIGNALS
+from tta_daemon.answered import Answered, Hold
 from tta_daemon.errors import Reason
-from tta_daemon.learner import Answered, Hold
 from tta_daemon.stream.records import Batch, Partition, Record
 from tta_daemon.watch.accuracy import Accuracy, Scored, Tally
 from tta_daemon.watch.estimates import Estimate, Estimator

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from tta_daemon.answered import Hold
 from tta_daemon.errors import ConfigError
-from tta_daemon.learner import Hold
 from tta_daemon.stream.records import Batch
 
 WHERE = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")

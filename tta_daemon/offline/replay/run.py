@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tta_daemon.answered import Answered
 from tta_daemon.assemble import labels_of
 from tta_daemon.control.config import Config
 from tta_daemon.control.web.board import Board
 from tta_daemon.daemon import Daemon, World
-from tta_daemon.learner import Answered, Learner
+from tta_daemon.learner import Learner
 from tta_daemon.model.load import Deployed
 from tta_daemon.offline.replay.memory import Peak
 from tta_daemon.offline.replay.orders import Plan

@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
+from tta_daemon.answered import Answered, Hold
 from tta_daemon.errors import Reason
-from tta_daemon.learner import Answered, Hold
 from tta_daemon.stream.records import Batch
 from tta_daemon.watch.metrics import Metrics, Restore
 
