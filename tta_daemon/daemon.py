@@ -8,7 +8,7 @@ After a crash a record may come again that was answered, or learned from, or bot
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import compress
@@ -25,7 +25,6 @@ from tta_daemon.control.config import Config
 from tta_daemon.control.errands import Done, Errand, Errands
 from tta_daemon.control.scribe import Scribe
 from tta_daemon.control.slot import Prepared, Result, Slot
-from tta_daemon.control.snapshot import Snapshot
 from tta_daemon.control.web.board import Board, Kind
 from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected
 from tta_daemon.learner import Learner
@@ -37,7 +36,7 @@ from tta_daemon.stream.dead_letters import DeadLetters, RejectRatio
 from tta_daemon.stream.decode import Bounds, Decoder
 from tta_daemon.stream.ledger import Ledger
 from tta_daemon.stream.progress import Progress
-from tta_daemon.stream.records import Batch, Partition
+from tta_daemon.stream.records import Batch
 from tta_daemon.stream.sink import Sink
 from tta_daemon.stream.source import Source
 from tta_daemon.watch.batch_line import batch_line
@@ -45,16 +44,13 @@ from tta_daemon.watch.guard import Decision
 from tta_daemon.watch.labels import Labels
 from tta_daemon.watch.metrics import Metrics, Restore
 from tta_daemon.watch.traces import Traces
-from tta_daemon.watch.watching import watch_of
+from tta_daemon.watch.watching import Watch
 
 POLL_S = 0.5
 """The longest a turn waits for records: how soon a stop or a reload is noticed."""
 
 GAP_S = 0.02
 """How long a turn waits for records while a settlement waits for the batch that closes a gap."""
-
-WATCH = "watch/"
-"""What the names of the watch's tensors begin with in a checkpoint."""
 
 REPORT_S = 0.25
 """Time between two reports to the outside."""
@@ -109,7 +105,6 @@ class Daemon:
         self.scribe = Scribe(None, config.checkpoint.every_s, metrics, clock)
         self.dead_letters = DeadLetters(config.kafka.dead_letters, connect_headers=config.kafka.connect_headers)
         self.reject_ratio = RejectRatio(config.limits.reject_ratio, config.limits.reject_window)
-        self.watch = watch_of(deployed)
         self.partitions = Partitions(self)
         self._stopping = Event()
         self.settings = config.masked()
@@ -159,9 +154,6 @@ class Daemon:
             log.info("saved states are set aside", states=checkpoint.set_aside(""))
         elif (snapshot := checkpoint.latest("")) is not None:
             self.learner.resume(snapshot)
-            if self.watch is not None:
-                seen = {n.removeprefix(WATCH): t for n, t in snapshot.beside.items() if n.startswith(WATCH)}
-                self.watch.resume(seen)
             self.progress = Progress(snapshot.learned, self.config.checkpoint.relearn_most)
             self.scribe.resumed(snapshot)
             log.info("state resumed", partitions=len(snapshot.learned), **snapshot.about)
@@ -175,6 +167,11 @@ class Daemon:
                 if (opened := getattr(self, end, None)) is not None:
                     closing.callback(opened.close)
             closing.callback(self.scribe.close, self.config.settle.timeout_s)
+
+    @property
+    def watch(self) -> Watch | None:
+        """Looks at the stream that was answered last; None where nothing is known of the source."""
+        return self.learner.life.watch
 
     @property
     def stopping(self) -> bool:
@@ -227,7 +224,7 @@ class Daemon:
         config = self.config = ready.config
         self.settings = config.masked()
         if ready.deployed is not None:
-            self.deployed, self.watch = ready.deployed, watch_of(ready.deployed)
+            self.deployed = ready.deployed
         self.learner.take(self.deployed, config.adapt, config.watch.sample, config.guard, ready.adapter)
         self.scribe.every_s = config.checkpoint.every_s
         if ready.adapter is not None:
@@ -350,7 +347,7 @@ class Daemon:
         for event in events:
             log.info("watch", happening=event.kind.value, images=event.images, **event.detail)
             self.board.happened(Kind(event.kind.value), event.words, 1, **event.detail)
-        self.learner.drifted = watch.drift.covariate
+        self.learner.life.drifted = watch.drift.covariate
 
     def hear_labels(self) -> None:
         """Labels judge the answers, and the estimates of their accuracy, and what the guard makes of both."""
@@ -385,18 +382,13 @@ class Daemon:
         offsets, timeout_s = self.ledger.safe(), self.config.settle.timeout_s
         with self.metrics.timed("commit"):
             self.sink.flush(timeout_s)
-            self.scribe.offer(self.progress.learned, self.snapshot)
+            self.scribe.offer(self.progress.learned, self.learner.snapshot)
             committed = self.sink.settle(self.source, offsets, timeout_s)
         if committed:
             self.ledger.settled(offsets)
         self.scribe.settled()
         self.metrics.settled()
         self._settled_at = self.clock()
-
-    def snapshot(self, learned: Mapping[Partition, int]) -> Snapshot:
-        """A copy of all that was learned and seen of the records before these offsets."""
-        seen = self.watch.dump() if self.watch is not None else {}
-        return self.learner.snapshot(learned, {f"{WATCH}{name}": tensor for name, tensor in seen.items()})
 
     def read_again(self, fault: DeliveryError) -> None:
         """Forget what was not settled and go back to where the group stands: nothing is lost, some may come twice."""

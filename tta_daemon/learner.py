@@ -6,7 +6,6 @@ Policy only. How an answer is computed and what is learned from it is the method
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from types import MappingProxyType
 from typing import NamedTuple
 
 import structlog
@@ -19,21 +18,20 @@ from tta_daemon import __version__
 from tta_daemon.answered import Answered, Hold, Signals
 from tta_daemon.control.sections import Adapt
 from tta_daemon.control.sections import Guard as GuardSettings
-from tta_daemon.control.snapshot import REMEDY, Snapshot, identity_of
+from tta_daemon.control.snapshot import REMEDY, Identity, Snapshot, identity_of
 from tta_daemon.errors import CheckpointError, ConfigError
+from tta_daemon.life import Life
 from tta_daemon.model.load import Deployed
-from tta_daemon.stream.records import Partition
+from tta_daemon.stream.records import Partition, Stream
 from tta_daemon.watch.guard import Guard, Serve, blended
 from tta_daemon.watch.view import HeadTap, Probe, SourceView
+from tta_daemon.watch.watching import watch_of
 
 MOST_LEFT = 4
 """States of methods that were left which are remembered: the latest."""
 
 DICE = ("dice._extra_state/state",)
 """Where an adapter's memory holds its randomness."""
-
-GUARD = "guard/"
-"""What the names of the guard's tensors begin with in a checkpoint."""
 
 PSEUDO_IMAGES = 16
 """What the source's statistics count as beside a batch too small to learn from (Schneider et al. 2020)."""
@@ -72,12 +70,10 @@ class Learner:
         self._sample = sample
         self._clock = clock
         self.adapter = newborn(deployed, adapt)
-        self.guard = Guard(guard)
-        self.drifted = True
+        self.life = Life.new(deployed, guard)
         self._probe = _probe_of(deployed)
         self._tap = HeadTap()
         self._left: dict[frozenset[tuple[str, str]], _Left] = {}
-        self._batches = 0
         self._sampled = 0.0
         self._learned_at = self._learned_for = 0.0
 
@@ -85,6 +81,11 @@ class Learner:
     def method(self) -> str:
         """The name of the method that answers."""
         return self._adapt.method
+
+    @property
+    def guard(self) -> Guard:
+        """Decides who is believed, and what is learned from."""
+        return self.life.guard
 
     @property
     def step(self) -> int:
@@ -104,23 +105,25 @@ class Learner:
         What the old adapter learned is kept, and given back when the same model, method and structural options return.
         """
         if adapter is not None:
-            self._left[self._identity] = _Left(self.adapter.dump(), self._fortune)
+            self._left[frozenset(self.identity.items())] = _Left(self.adapter.dump(), self._fortune)
             self.adapter = adapter
             self.guard.departed()
         self.guard.settings = guard
         if deployed is not self._deployed:
             self._probe = _probe_of(deployed)
+            self.life.watch = watch_of(deployed)
         self._deployed, self._adapt, self._sample = deployed, adapt, sample
         if adapter is None:
             self.adapter.tune(adapt.chosen())
-        elif (left := self._left.pop(self._identity, None)) is not None:
+        elif (left := self._left.pop(frozenset(self.identity.items()), None)) is not None:
             self._return_to(left)
         while len(self._left) > MOST_LEFT:
             del self._left[next(iter(self._left))]
 
     @property
-    def _identity(self) -> frozenset[tuple[str, str]]:
-        return frozenset(identity_of(self._deployed, self._adapt).items())
+    def identity(self) -> Identity:
+        """What a state that is learned now belongs to."""
+        return identity_of(self._deployed, self._adapt)
 
     @property
     def _fortune(self) -> tuple[int, torch.device]:
@@ -135,30 +138,38 @@ class Learner:
         except (ValueError, KeyError, RuntimeError) as fault:
             self._fail(fault)
 
-    def snapshot(self, learned: Mapping[Partition, int], watched: adapters.Memory = MappingProxyType({})) -> Snapshot:
-        """A copy of all that was learned from the records before these offsets, and of what was ``watched``."""
-        beside = {f"{GUARD}{name}": tensor for name, tensor in self.guard.dump().items()}
-        about = {"tta-daemon": __version__, "torch": torch.__version__, "step": str(self.step)}
+    def snapshot(self, learned: Mapping[Partition, int]) -> Snapshot:
+        """A copy of all that was learned and seen of the records before these offsets."""
+        return self.snapshot_of(Stream(), self.life, self.adapter.dump(), learned)
+
+    def snapshot_of(
+        self, stream: Stream, life: Life, memory: adapters.Memory, learned: Mapping[Partition, int]
+    ) -> Snapshot:
+        """What is to be saved of a stream whose adapter was dumped."""
+        about = {"tta-daemon": __version__, "torch": torch.__version__, "step": str(int(memory["steps"]))}
         about |= {"options": str(self._adapt.chosen()), "saved_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        identity = identity_of(self._deployed, self._adapt)
-        return Snapshot("", self.adapter.dump(), dict(learned), identity, self._batches, about, {**beside, **watched})
+        return Snapshot(stream.name, memory, dict(learned), self.identity, life.batches, about, life.dump())
 
     def resume(self, snapshot: Snapshot) -> None:
-        """Go on from what was learned before, bit for bit.
+        """Go on from what was learned and seen before, bit for bit.
 
         Raises:
             CheckpointError: it was learned with another model, method or structural option.
         """
-        snapshot.belongs_to(identity_of(self._deployed, self._adapt))
+        snapshot.belongs_to(self.identity)
         try:
             self.adapter.load(snapshot.memory)
         except (ValueError, KeyError, RuntimeError) as fault:
             raise CheckpointError(f"the saved state does not fit: {fault} ({REMEDY})") from fault
-        self._batches = snapshot.batches
-        try:
-            self.guard.load({n.removeprefix(GUARD): t for n, t in snapshot.beside.items() if n.startswith(GUARD)})
-        except (KeyError, ValueError, RuntimeError):
-            self.guard.departed()  # a state from before there was a guard
+        self.life.load(snapshot.beside, snapshot.batches)
+
+    def enter(self, life: Life, memory: adapters.Memory | None) -> None:
+        """Answer for another stream from now on, which is newborn where it has no memory."""
+        self.life = life
+        if memory is None:
+            self.adapter.rewind()
+        else:
+            self.adapter.load(memory)
 
     def answer(self, images: Tensor, lag_s: float = 0.0, *, learned: bool = False) -> Answered:
         """Answer a batch: float32, N x 3 x H x W in [0, 1].
@@ -168,7 +179,7 @@ class Learner:
         began = self._clock()
         images = images.to(self._deployed.classifier.mean.device)
         hold = Hold.LEARNED if learned else self._hold(len(images), lag_s)
-        self._batches += not learned
+        self.life.batches += not learned
         watched = self._watched()
         try:
             with self._tap.on(self.adapter) if watched and self._deployed.known else nullcontext():
@@ -271,9 +282,9 @@ class Learner:
         smallest = max(adapt.learn_from, adapters.METHODS[adapt.method].needs.smallest_batch)
         reasons = {
             Hold.NEVER: adapt.when == "never",
-            Hold.DRIFT: adapt.when == "drift" and not self.drifted,
+            Hold.DRIFT: adapt.when == "drift" and not self.life.drifted,
             Hold.SMALL: images < smallest,
-            Hold.EVERY: self._batches % adapt.every != 0,
+            Hold.EVERY: self.life.batches % adapt.every != 0,
             Hold.LAG: 0.0 < adapt.max_lag_s < lag_s,
             Hold.BUDGET: self._clock() < self._learned_at + self._learned_for * (1.0 / max(adapt.budget, 1e-9) - 1.0),
         }

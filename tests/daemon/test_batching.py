@@ -1,5 +1,7 @@
 """Batches are full or out of patience, of one stream, in order, and lose nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,3 +99,44 @@ def test_nothing_is_lost_doubled_or_reordered(arrivals, size):
         ]
         assert all(batch.size <= size or len(batch.samples) == 1 for batch in batches)
     assert sum(len(b) for bs in seen.values() for b in offsets(bs)) == len(arrivals)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.sampled_from("abcd"), st.floats(0, 0.2)), max_size=80),
+    st.integers(1, 4),
+)
+def test_those_that_are_due_take_turns_and_nobody_waits_past_its_patience(arrivals, size):
+    batcher, now = Batcher(size, patience_s=1.0), 0.0
+    waiting = {}
+    for n, (images, stream, pause) in enumerate(arrivals):
+        now += pause
+        batcher.add(sample(n, images=images, stream=stream), now)
+        waiting[n] = now
+        if n % 20 < 19:
+            continue  # a turn that took long
+        due, turns = batcher.due(now), {}
+        for at, batch in enumerate(due):
+            turns[batch.stream] = turns.get(batch.stream, 0) + 1
+            still_due = {later.stream for later in due[at:]} - {batch.stream}
+            assert all(turns[batch.stream] <= turns.get(other, 0) + 1 for other in still_due)
+            for offset in offsets([batch])[0]:
+                del waiting[offset]
+        assert all(since + 1.0 > now for since in waiting.values())
+
+
+def test_a_busy_stream_does_not_go_before_a_quiet_one_twice():
+    batcher = Batcher(size=2, patience_s=1)
+    for n in range(8):
+        batcher.add(sample(n, stream="busy"), now=0)
+    batcher.add(sample(8, stream="quiet"), now=0.5)
+    assert [batch.stream for batch in batcher.due(now=1.5)] == ["busy", "quiet", "busy", "busy", "busy"]
+
+
+def test_a_name_in_two_partitions_is_two_streams():
+    batcher = Batcher(size=2, patience_s=1)
+    for n in range(4):
+        place = Partition("images", n % 2)
+        batcher.add(replace(sample(n, stream="cam", partition=n % 2), home=place), now=0)
+    batches = batcher.due(now=0)
+    assert offsets(batches) == [[0, 2], [1, 3]]
+    assert [batch.of.home.number for batch in batches] == [0, 1]

@@ -106,7 +106,7 @@ def test_the_loop_tells_what_happens():
 def test_what_the_watch_sees_is_told():
     memory = Memory(config())
     event = Event(Happening.DRIFT_BEGAN, 0.0, 8, {"bn_statistics": 30.0, "entropy": 2.0, "distance": 4.0})
-    memory.daemon.watch = create_autospec(Watch, instance=True, spec_set=False)
+    memory.daemon.learner.life.watch = create_autospec(Watch, instance=True, spec_set=False)
     memory.daemon.watch.see.side_effect = [[event], []]
     memory.daemon.watch.drift = SimpleNamespace(covariate=True)
     memory.daemon.watch.estimates.return_value = {}

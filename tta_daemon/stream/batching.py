@@ -1,9 +1,13 @@
-"""Gathering samples into batches, per stream: full ones at once, the others when their patience is over."""
+"""Gathering samples into batches, per stream: full ones at once, the others when their patience is over.
+
+No stream starves another: those that are due take turns, a batch each, however much one of them brings. So a stream
+waits for its patience, then for no more than a batch of each other one that was there before it.
+"""
 
 from collections.abc import Callable, Collection
 from typing import TypeAlias
 
-from tta_daemon.stream.records import Batch, Partition, Sample
+from tta_daemon.stream.records import Batch, Partition, Sample, Stream
 
 _Queue: TypeAlias = list[tuple[float, Sample]]
 
@@ -23,7 +27,7 @@ class Batcher:
     def __init__(self, size: int, patience_s: float) -> None:
         self.size = size
         self.patience_s = patience_s
-        self._waiting: dict[str, _Queue] = {}
+        self._waiting: dict[Stream, _Queue] = {}
 
     @property
     def waiting(self) -> int:
@@ -32,10 +36,13 @@ class Batcher:
 
     def add(self, sample: Sample, now: float) -> None:
         """Let a sample wait in its stream's queue."""
-        self._waiting.setdefault(sample.stream, []).append((now, sample))
+        self._waiting.setdefault(sample.of, []).append((now, sample))
 
     def due(self, now: float) -> list[Batch]:
-        """Take out every batch that is full, and every one whose first sample has waited long enough."""
+        """Take out every batch that is full, and every one whose first sample has waited long enough.
+
+        Every stream's first batch comes before any stream's second one; of as many turns, who waited longer is first.
+        """
         return self._take(lambda queue: queue[0][0] + self.patience_s <= now)
 
     def drain(self) -> list[Batch]:
@@ -62,20 +69,21 @@ class Batcher:
         return max(0.0, oldest + self.patience_s - now)
 
     def _take(self, ripe: Callable[[_Queue], bool]) -> list[Batch]:
-        taken: list[tuple[float, Batch]] = []
+        taken: list[tuple[int, float, Batch]] = []
         for stream, queue in list(self._waiting.items()):
-            start = 0
+            start = turn = 0
             while start < len(queue):
                 end, images = self._reach(queue, start)
                 if images < self.size and end == len(queue) and not ripe(queue[start:]):
                     break
-                taken.append((queue[start][0], Batch(stream, tuple(sample for _, sample in queue[start:end]))))
-                start = end
+                batch = Batch(stream.name, tuple(sample for _, sample in queue[start:end]))
+                taken.append((turn, queue[start][0], batch))
+                start, turn = end, turn + 1
             if start == len(queue):
                 del self._waiting[stream]
             elif start:
                 self._waiting[stream] = queue[start:]
-        return [batch for _, batch in sorted(taken, key=lambda entry: entry[0])]
+        return [batch for _, _, batch in sorted(taken, key=lambda entry: entry[:2])]
 
     def _reach(self, queue: _Queue, start: int) -> tuple[int, int]:
         """Where the batch that begins at `start` ends, and how many images it holds."""

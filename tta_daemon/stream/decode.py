@@ -73,7 +73,9 @@ class Decoder:
             raise RecordRejected(Reason.TOO_LARGE, f"{len(value)} bytes; {allowed}")
         kind = content_type(record)
         try:
-            return Sample(record, self._stream(record), self._checked(self._reader(kind)(value, record)))
+            images = self._checked(self._reader(kind)(value, record))
+            home = None if self._by == "none" else record.position.partition
+            return Sample(record, self._stream(record), images, home=home)
         except RecordRejected:
             raise
         except Exception as error:  # the border: foreign decoders raise what they like

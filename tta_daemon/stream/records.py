@@ -30,6 +30,16 @@ class Position(NamedTuple):
     offset: int
 
 
+class Stream(NamedTuple):
+    """Whose state it is: the records of one name in one partition. Without a home: all records there are.
+
+    A key lives in one partition, so what is learned of it moves with that partition, and nobody else has any of it.
+    """
+
+    name: str = ""
+    home: Partition | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One record as it was read: nothing is interpreted yet."""
@@ -65,13 +75,20 @@ class Record:
 class Sample:
     """A record and its images: N x 3 x H x W, uint8 (255 is white) or float32 in [0, 1].
 
-    ``learned`` ones are to be answered (again), not learned from again.
+    ``learned`` ones are to be answered (again), not learned from again. ``home`` is the partition that the state of
+    its stream belongs to, if to one.
     """
 
     record: Record
     stream: str
     images: Images
     learned: bool = False
+    home: Partition | None = None
+
+    @property
+    def of(self) -> Stream:
+        """Whose state answers."""
+        return Stream(self.stream, self.home)
 
     @property
     def size(self) -> int:
@@ -93,6 +110,11 @@ class Batch:
     def size(self) -> int:
         """How many images."""
         return sum(sample.size for sample in self.samples)
+
+    @property
+    def of(self) -> Stream:
+        """Whose state answers."""
+        return self.samples[0].of
 
     @property
     def learned(self) -> bool:
