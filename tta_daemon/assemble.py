@@ -71,6 +71,7 @@ def assemble(config: Config, path: Path, *, fresh_state: bool = False) -> Iterat
         metrics.configured(config.digest)
         client = connection(config.kafka)
         learner = Learner(deployed, config.adapt, config.watch.sample, config.guard)
+        metrics.runtimes(learner.providers)
         folder = ending.enter_context(closing(folder_of(config))) if config.checkpoint.kind == "file" else None
 
         def connect() -> World:

@@ -236,6 +236,7 @@ class Daemon:
             self.labels.tune(config.watch, self.deployed.labels)
         self.taken(config)
         self.metrics.model(self.deployed.name, self.deployed.digest, config.adapt.method, config.model.device)
+        self.metrics.runtimes(self.learner.providers)
         self.metrics.configured(config.digest)
         self.metrics.reloaded(Result.APPLIED, in_force=self.slot.taken().result is Result.APPLIED)
         changes = {change.path: f"{change.old} -> {change.new}" for change in ready.changes}

@@ -92,6 +92,12 @@ class Learner:
         """Steps learned since birth, restarts included."""
         return int(self.adapter.steps)
 
+    @property
+    def providers(self) -> Mapping[str, tuple[str, str]]:
+        """What ONNX Runtime answers: the execution providers asked for and obtained."""
+        frozen = self._deployed.frozen
+        return {} if frozen is None else {"frozen": (frozen.runtime.asked, frozen.runtime.provider)}
+
     def take(
         self,
         deployed: Deployed,
@@ -299,7 +305,8 @@ class Learner:
 
     @torch.no_grad()
     def _ask_source(self, images: Tensor) -> Tensor:
-        logits: Tensor = self._deployed.classifier(images)
+        frozen = self._deployed.frozen
+        logits: Tensor = self._deployed.classifier(images) if frozen is None else frozen(images).logits
         return logits
 
     def _repair(self, logits: Tensor, images: Tensor) -> tuple[Tensor, int]:
@@ -324,8 +331,10 @@ def newborn(deployed: Deployed, adapt: Adapt) -> adapters.Adapter:
         raise ConfigError("adapt.method", str(fault), "docs/methods.md says what each method needs") from fault
 
 
-def _probe_of(deployed: Deployed) -> Probe:
+def _probe_of(deployed: Deployed) -> Callable[[Tensor], SourceView]:
     """Looks into the layers only where it is known what they should look like."""
+    if deployed.frozen is not None:
+        return deployed.frozen
     return Probe(deployed.classifier) if deployed.known is not None else Probe(deployed.classifier, layers=0)
 
 

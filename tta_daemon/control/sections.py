@@ -58,6 +58,10 @@ class Model(Section):
     device: str = setting("cpu", "Where torch computes: cpu, cuda, cuda:1.", REBUILD, pattern=r"^[a-z]+(:\d+)?$")
     dtype: Literal["float32", "float64", "bfloat16"] = setting("float32", "Precision of the network.", REBUILD)
     threads: int = setting(0, "Threads of torch on a CPU; 0: torch chooses.", REBUILD, ge=0, le=1024)
+    frozen: Literal["torch", "runtime"] = setting(
+        "torch", "What answers as deployed, for guard and watch: torch, or ONNX Runtime.", REBUILD
+    )
+    require_device: bool = setting(True, "Refuse an ONNX Runtime that does not compute on the device.", REBUILD)
 
 
 class Adapt(Section):

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import safetensors
 import torch
@@ -18,19 +18,27 @@ from tta_daemon.control.sections import Model
 from tta_daemon.errors import ConfigError
 from tta_daemon.watch import knowledge
 from tta_daemon.watch.knowledge import Knowledge
+from tta_daemon.watch.view import LAYERS
+
+if TYPE_CHECKING:
+    from tta_daemon.model.frozen import FrozenView
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """A classifier ready to answer, its classes' names, a digest of its weights, and what is known of its source."""
+    """A classifier ready to answer, its classes' names, a digest of its weights, and what is known of its source.
+
+    ``frozen`` answers in its place where that was asked for.
+    """
 
     classifier: Classifier
     labels: tuple[str, ...]
     digest: str
     name: str
     known: Knowledge | None = None
+    frozen: "FrozenView | None" = None
 
     @property
     def num_classes(self) -> int:
@@ -65,7 +73,8 @@ def load(model: Model) -> Deployed:
             "model.labels", f"{len(labels)} names for a network of {classes} classes", "name each class once, in order"
         )
     known = knowledge.load(model.prior, digest) if model.prior else None
-    return Deployed(classifier, labels, digest, Path(model.weights).stem if model.weights else model.factory, known)
+    name = Path(model.weights).stem if model.weights else model.factory
+    return Deployed(classifier, labels, digest, name, known, _frozen(model, classifier, LAYERS if known else 0))
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:
@@ -139,6 +148,17 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
         summary = " ".join(str(fault).split())[:400]
         remedy = "the weights belong to another architecture, or model.strip_prefix is needed"
         raise ConfigError("model.weights", summary, remedy) from fault
+
+
+def _frozen(model: Model, classifier: Classifier, layers: int) -> "FrozenView | None":
+    if model.frozen == "torch":
+        return None
+    try:
+        from tta_daemon.model.frozen import FrozenView, wanted_of  # noqa: PLC0415 - an extra brings ONNX Runtime
+    except ImportError as fault:
+        raise ConfigError("model.frozen", f"{fault.name} is missing", "pip install 'tta-daemon[onnx]'") from fault
+    wanted = wanted_of(model.device, model.threads, required=model.require_device)
+    return FrozenView(classifier, layers, model.input_size, wanted)
 
 
 def _device(name: str) -> torch.device:

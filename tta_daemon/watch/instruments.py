@@ -210,6 +210,10 @@ class Instruments:
         self.build.labels(__version__, platform.python_version(), torch.__version__).set(1)
         model: dict[str, Iterable[str]] = {"model": (), "digest": (), "method": (), "device": ()}
         self.model = make(Gauge, "tta_model_info", "The model and method that answer; always 1.", model)
+        runtime: dict[str, Iterable[str]] = {"answers": (), "asked": (), "obtained": ()}
+        self.runtime = make(
+            Gauge, "tta_runtime_info", "What ONNX Runtime answers, and its execution provider; always 1.", runtime
+        )
         self.config = make(Gauge, "tta_config_info", "The configuration in force; always 1.", {"digest": ()})
         self.reload_ok = make(Gauge, "tta_config_last_reload_successful", "Whether the last reload was taken.")
         self.reload_at = make(

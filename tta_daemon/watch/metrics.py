@@ -207,6 +207,12 @@ class Metrics:
         self._at.signal.clear()
         self._at.model.labels(name, digest[:12], method, device).set(1)
 
+    def runtimes(self, providers: Mapping[str, tuple[str, str]]) -> None:
+        """ONNX Runtime gives these answers from now on, by the provider that was asked for or by another."""
+        self._at.runtime.clear()
+        for answers, (asked, obtained) in providers.items():
+            self._at.runtime.labels(answers, asked, obtained).set(1)
+
     def configured(self, digest: str) -> None:
         """This configuration is in force from now on."""
         self._at.config.clear()
