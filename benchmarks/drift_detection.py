@@ -9,7 +9,6 @@ rarer than in the sample, and how far the sample itself lies from the source sta
 
 import argparse
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from tta_daemon.watch.drift.null import STATISTICS
 from tta_daemon.watch.drift.scores import ENTROPY
 from tta_daemon.watch.events import Happening
 from tta_daemon.watch.knowledge import Knowledge
-from tta_daemon.watch.view import Probe, SourceView
+from tta_daemon.watch.view import SourceView
 
 BATCH, RECORDS, SEGMENT = 64, 100_000, 500
 
@@ -124,26 +123,6 @@ def transitions(known: Knowledge, seen: dict[str, SourceView]) -> dict[str, obje
     return {"records until domain_changed": found, "further domain_changed": spurious}
 
 
-def cost(deployed_probe: Probe, known: Knowledge, images: Tensor, repeats: int = 30) -> dict[str, float]:
-    """Milliseconds of one thread for a batch: the bare model, the model looked into, and all of `Drift`."""
-    with torch.no_grad():
-        classifier = deployed_probe.classifier
-        drift = Drift(known.profile, known.null, known.manifest.block, known.manifest.window)
-        view = deployed_probe(images)
-        work = {
-            "bare": lambda: classifier(images),
-            "probed": lambda: deployed_probe(images),
-            "drift": lambda: drift.see(view, 0.0),
-        }
-        return {name: min(_timed(do) for _ in range(repeats)) for name, do in work.items()}
-
-
-def _timed(do: object) -> float:
-    began = time.thread_time()
-    do()  # type: ignore[operator]
-    return round((time.thread_time() - began) * 1e3, 2)
-
-
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -159,7 +138,6 @@ def main() -> None:
     seen = views(deployed, images)
     result = {
         "network": f"ResNet-{args.depth}", "batch": BATCH, "window": known.manifest.window,
-        "cost_ms": cost(Probe(deployed.classifier), known, images["clean"][:BATCH]),
         "per 100,000 clean records": false_alarms(known, seen["clean"], labels, args.records),
         "records until": delays(known, seen, labels),
         "continual": transitions(known, seen),

@@ -137,5 +137,4 @@ def _moments(x: Tensor, norm: nn.Module, stride: int) -> Tensor:
     """Mean and mean square of each stride-th channel over all positions of an image, N x 2c."""
     by_place = x.flatten(1, -2).transpose(1, 2) if isinstance(norm, nn.LayerNorm) and x.dim() > 2 else x  # noqa: PLR2004 - N x D
     spots = by_place[:, ::stride].unsqueeze(-1) if by_place.dim() == 2 else by_place[:, ::stride].flatten(2)  # noqa: PLR2004 - N x D
-    power = torch.linalg.vector_norm(spots, dim=2).square() / spots.size(2)
-    return torch.cat((spots.mean(2), power), 1).float()
+    return torch.cat((spots.mean(2), spots.square().mean(2)), 1).float()
