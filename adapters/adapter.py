@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.classifier import Classifier
+from adapters.parts.answering import Answerer
 from adapters.parts.dice import Dice
 
 Memory = Mapping[str, Tensor]
@@ -85,6 +86,14 @@ class Adapter(nn.Module):
     @abstractmethod
     def predict(self, images: Tensor) -> Tensor:
         """Logits, N x C, without learning. Changes nothing."""
+
+    def answerer(self) -> Answerer | None:
+        """The one network of the deployed architecture that `predict` asks; None where there is no such one."""
+        return None
+
+    def finish(self, logits: Tensor) -> Tensor:
+        """What `predict` makes of the logits that the answerer gives for a whole batch, N x C."""
+        return logits
 
     def tune(self, options: Any) -> None:  # noqa: ANN401 - the method's own options type
         """Go on with other numbers, nothing forgotten.

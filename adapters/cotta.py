@@ -12,6 +12,7 @@ from torch import Tensor
 from adapters.adapter import Adaptation, Adapter, Signals
 from adapters.classifier import Classifier
 from adapters.options import Count, Learning, NonNegative, Rate, knob
+from adapters.parts.answering import Answerer
 from adapters.parts.descent import Descent
 from adapters.parts.network import Network, everything
 from adapters.parts.objectives import cross_entropy, symmetric_cross_entropy
@@ -65,6 +66,10 @@ class Cotta(Adapter):
         """The teacher's logits on the images themselves, whatever the source's confidence."""
         logits: Tensor = self.teacher(images)
         return logits
+
+    def answerer(self) -> Answerer:
+        """The teacher, by the batch; without views."""
+        return Answerer(self.teacher.network)
 
     def ask_teacher(self, images: Tensor) -> tuple[Tensor, Signals]:
         """The teacher's logits, averaged over views where the source is unsure (CoTTA, eq. 3-4). No gradient."""

@@ -19,6 +19,7 @@ from adapters.adapter import Adaptation, Adapter
 from adapters.classifier import Classifier
 from adapters.options import Learning, NonNegative, Positive, Rate, knob
 from adapters.parts.anchors import weighted_distance
+from adapters.parts.answering import Answerer
 from adapters.parts.descent import Descent
 from adapters.parts.network import Network, norm_affine
 from adapters.parts.objectives import entropy, generalized_cross_entropy, mean_of
@@ -88,6 +89,10 @@ class Eata(Adapter):
         """Logits by batch statistics and what was learned so far."""
         logits: Tensor = self.network(images)
         return logits
+
+    def answerer(self) -> Answerer:
+        """The network, by the batch."""
+        return Answerer(self.network)
 
     @property
     def margin(self) -> float:

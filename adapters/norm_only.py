@@ -14,6 +14,7 @@ from torch import Tensor
 from adapters.adapter import Adaptation, Adapter
 from adapters.classifier import Classifier
 from adapters.options import NonNegative, Rate, knob
+from adapters.parts.answering import Answerer
 from adapters.parts.network import Network
 from adapters.parts.norms import (
     Rule,
@@ -78,6 +79,13 @@ class NormOnly(Adapter):
             with normalizing(self.network, self.rule()):
                 logits = self.network(images)
         return logits
+
+    def answerer(self) -> Answerer | None:
+        """The network, by its batch, by its running statistics or by the source's; the other modes have no such one."""
+        o = self.options
+        if o.mode in {"batch", "prior"}:
+            return Answerer(self.network, source_images=o.source_images if o.mode == "prior" else 0.0)
+        return Answerer(self.network, by_batch=False) if o.mode in {"ema", "source"} else None
 
     def rule(self) -> Rule:
         """The rule that the options name."""

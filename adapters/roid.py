@@ -14,6 +14,7 @@ from torch.nn import functional
 from adapters.adapter import Adaptation, Adapter
 from adapters.classifier import Classifier
 from adapters.options import Learning, NonNegative, Positive, Rate, knob
+from adapters.parts.answering import Answerer
 from adapters.parts.descent import Descent
 from adapters.parts.network import Network, norm_affine
 from adapters.parts.objectives import entropy, soft_likelihood_ratio, symmetric_cross_entropy
@@ -70,6 +71,14 @@ class Roid(Adapter):
     def predict(self, images: Tensor) -> Tensor:
         """Corrected logits by batch statistics and what was learned so far."""
         return self.correct(self.network(images))
+
+    def answerer(self) -> Answerer:
+        """The network, by the batch."""
+        return Answerer(self.network)
+
+    def finish(self, logits: Tensor) -> Tensor:
+        """Corrected."""
+        return self.correct(logits)
 
     def correct(self, logits: Tensor) -> Tensor:
         """Lean toward the classes that the batch shows, smoothed so that none is ruled out."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from adapters.adapter import Adaptation, Adapter
 from adapters.classifier import Classifier
 from adapters.options import Count, Learning, NonNegative, Rate, knob
+from adapters.parts.answering import Answerer
 from adapters.parts.descent import Descent
 from adapters.parts.memory_bank import Keeping, MemoryBank
 from adapters.parts.network import Network, norm_affine
@@ -71,6 +72,10 @@ class Rotta(Adapter):
         with normalizing(self.teacher, from_running):
             logits: Tensor = self.teacher(images)
         return logits
+
+    def answerer(self) -> Answerer:
+        """The teacher, by its running statistics."""
+        return Answerer(self.teacher.network, by_batch=False)
 
     @property
     def keeping(self) -> Keeping:

@@ -12,6 +12,7 @@ from torch import Tensor
 from adapters.adapter import Adaptation, Adapter
 from adapters.classifier import Classifier
 from adapters.options import Learning, Rate, knob
+from adapters.parts.answering import Answerer
 from adapters.parts.descent import Descent
 from adapters.parts.network import Network, norm_affine
 from adapters.parts.objectives import entropy, generalized_cross_entropy
@@ -51,3 +52,7 @@ class Rpl(Adapter):
         """Logits by batch statistics and what was learned so far."""
         logits: Tensor = self.network(images)
         return logits
+
+    def answerer(self) -> Answerer:
+        """The network, by the batch."""
+        return Answerer(self.network)

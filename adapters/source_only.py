@@ -7,6 +7,7 @@ from torch import Tensor
 
 from adapters.adapter import Adaptation, Adapter
 from adapters.classifier import Classifier
+from adapters.parts.answering import Answerer
 from adapters.parts.network import Network
 from adapters.parts.norms import from_source, normalizing
 from adapters.parts.objectives import entropy
@@ -36,3 +37,7 @@ class SourceOnly(Adapter):
         with normalizing(self.network, from_source):
             logits: Tensor = self.network(images)
         return logits
+
+    def answerer(self) -> Answerer:
+        """The source."""
+        return Answerer(self.network, by_batch=False)
