@@ -42,6 +42,7 @@ __all__ = [
 class Needs:
     """What a method asks of the network and of what is known about the source."""
 
+    layers: bool = True
     batch_norm: bool = False
     affine_norm: bool = False
     linear_head: bool = False
@@ -60,7 +61,7 @@ class Method:
 
 
 METHODS: Mapping[str, Method] = MappingProxyType({
-    "source": Method(SourceOnlyOptions, None, SourceOnly),
+    "source": Method(SourceOnlyOptions, None, SourceOnly, Needs(layers=False)),
     "norm": Method(NormOnlyOptions, None, NormOnly, Needs(batch_norm=True)),
     "tent": Method(TentOptions, None, Tent, Needs(affine_norm=True, smallest_batch=2)),
     "rpl": Method(RplOptions, None, Rpl, Needs(affine_norm=True, smallest_batch=2)),
@@ -103,6 +104,8 @@ def build(name: str, classifier: Classifier, options: Any = None, prior: Any = N
 def unmet(name: str, classifier: Classifier, prior: object = None) -> list[str]:
     """What the method needs and does not find, one sentence each; empty where it can work."""
     needs = METHODS[name].needs
+    if needs.layers and classifier.opaque:
+        return ["it needs to look into the network, and this one only answers; method source works with it"]
     faults = []
     if needs.batch_norm and not has_batch_norm(classifier):
         faults.append("it needs BatchNorm layers, and the network has none")

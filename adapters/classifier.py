@@ -9,11 +9,13 @@ from torch import Tensor, nn
 class Classifier(nn.Module):
     """A network with its normalization in front, frozen and in evaluation mode from here on.
 
+    ``opaque`` says that it only answers: it has no layers to look into, and nothing in it can learn.
+
     Args:
         network: any module that maps N x 3 x H x W to N x C logits. It is frozen in place.
         mean: per-channel mean that the network was trained with.
         std: per-channel standard deviation that the network was trained with.
-        head: dotted name of the last ``nn.Linear``; found by itself where the network's last linear layer is its head.
+        head: dotted name of the ``nn.Linear`` that answers, as `head_of` finds it; absent: the last one; empty: none.
         num_classes: C; read from the head where there is one.
 
     Raises:
@@ -36,12 +38,13 @@ class Classifier(nn.Module):
         self.network = network.eval().requires_grad_(False)
         self.head = head if head is not None else _last_linear(network)
         linear = dict(network.named_modules()).get(self.head) if self.head else None
-        if head is not None and not isinstance(linear, nn.Linear):
+        if head and not isinstance(linear, nn.Linear):
             raise ValueError(f"head: {head!r} is no linear layer of the network")
         classes = num_classes or (linear.out_features if isinstance(linear, nn.Linear) else None)
         if classes is None:
             raise ValueError("num_classes: the network has no linear layer to read it from; name the number of classes")
         self.num_classes = classes
+        self.opaque = bool(getattr(network, "opaque", False))
         like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
         for name, values in (("mean", mean), ("std", std)):
             tensor = torch.tensor(list(values), dtype=like.dtype, device=like.device)
@@ -72,3 +75,25 @@ class Classifier(nn.Module):
 def _last_linear(network: nn.Module) -> str | None:
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and name]
     return names[-1] if names else None
+
+
+@torch.no_grad()
+def head_of(classifier: Classifier, images: Tensor) -> str:
+    """The linear layer whose output is the answer to ``images``: its dotted name; empty where there is none.
+
+    Layers that are never called, and heads beside the one that answers, are thereby told from it.
+    """
+    said: list[tuple[str, Tensor]] = []
+    linears = {name: m for name, m in classifier.network.named_modules() if isinstance(m, nn.Linear) and name}
+    hooks = [
+        linear.register_forward_hook(lambda _, __, out, name=name: said.append((name, out)))
+        for name, linear in linears.items()
+    ]
+    try:
+        logits = classifier(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    same = [name for name, out in said if out.shape == logits.shape and torch.equal(out, logits)]
+    wide = [name for name, out in said if out.size(-1) == logits.size(1)]
+    return next(iter([*same[-1:], *wide[-1:]]), "")

@@ -161,7 +161,7 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     torch.set_num_threads(options.threads)
     net = classifier(options.data, options.depth)
-    deployed = Deployed(net, LABELS, "", WEIGHTS[options.depth])
+    deployed = Deployed(net, LABELS, "", WEIGHTS[options.depth], (32, 32))
     found = json.loads(options.out.read_text()) if options.out.exists() else {"cells": {}}
     found |= {"network": f"ResNet-{options.depth}", "threads": options.threads, "torch": torch.__version__}
     found |= {"guard": options.guard}

@@ -80,6 +80,7 @@ BAD = [
         "http.token_file",
         "mounted",
     ),
+    Bad("an artifact beside a function", {"model": {"artifact": "net.onnx"}}, "model.factory", "give one of them"),
     Bad("weights that are not there", {"model": {"weights": "net.pt"}}, "model.weights", "check the path"),
     Bad(
         "a package that is not installed", {"model": {"factory": "resnets:r18"}}, "model.factory", "install the package"

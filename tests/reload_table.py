@@ -1,14 +1,17 @@
 """Every setting, changed in a running daemon: what a reload with it is seen to do."""
 
 import copy
+import tempfile
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from anatomy import anatomy
+from exported import KEPT, export
 from reloading import BASE, Reloaded, same
 from reloading import settings as complete
 from torch import Tensor, nn
@@ -49,6 +52,7 @@ OF_SETTING: dict[str, Sections] = {
     "kafka.security.password": {"kafka": {"security": {"password_file": "", "password": "one"}}},
     "kafka.security.key_password": {"kafka": {"security": {"key_password_file": "", "key_password": "one"}}},
     "http.token": {"http": {"token_file": "", "token": "one"}},
+    "model.artifact": {"model": {"factory": "", "artifact": "one.onnx"}},
     "model.checkpoint_key": {"model": {"weights": "two.pt", "checkpoint_key": "one"}},
 }
 
@@ -56,12 +60,14 @@ ANOTHER: dict[str, Any] = {
     "kafka.bootstrap_servers": ["elsewhere:9092"],
     "model.factory": "reload_table:twin",
     "model.arguments": {"num_classes": 6},
+    "model.artifact": "two.onnx",
     "model.weights": "other.pt",
     "model.checkpoint_key": "two",
     "model.labels": ["a", "b", "c", "d", "e"],
     "model.input_size": [24, 24],
     "model.mean": [0.5, 0.5, 0.5],
     "model.std": [0.5, 0.5, 0.5],
+    "model.head": "linear",
     "model.device": "cpu:0",
     "adapt.method": "cotta",
 }
@@ -144,7 +150,20 @@ def lay_out(folder: Path) -> None:
         next(other.parameters()).mul_(0.5)
     torch.save(other.state_dict(), folder / "other.pt")
     torch.save({"one": network().state_dict(), "two": other.state_dict()}, folder / "two.pt")
+    for name, content in zip(("one", "two"), _artifacts(), strict=True):
+        (folder / f"{name}.onnx").write_bytes(content)
     (folder / "token").write_text("a token")
+
+
+@cache
+def _artifacts() -> tuple[bytes, bytes]:
+    """Two networks as .onnx files, their norms kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, other = Path(folder) / "net.onnx", network()
+        one = export(other, path, 16, 17, dynamo=False, **KEPT).read_bytes()
+        with torch.no_grad():
+            next(other.parameters()).mul_(0.5)
+        return one, export(other, path, 16, 17, dynamo=False, **KEPT).read_bytes()
 
 
 def merged(*sections: Sections) -> Sections:

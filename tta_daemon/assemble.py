@@ -130,7 +130,7 @@ def prepare(old: Config, new: Config, deployed: Deployed) -> Prepared:
     rebuilt = {change.path.partition(".")[0] for change in found if change.reach is Reach.REBUILD}
     fresh = load(new.model) if "model" in rebuilt else None
     adapter = newborn(fresh or deployed, new.adapt) if rebuilt & {"model", "adapt"} else None
-    decoder = decoder_of(new) if rebuilt & {"model", "input", "streams"} else None
+    decoder = decoder_of(new, (fresh or deployed).size) if rebuilt & {"model", "input", "streams"} else None
     return Prepared(new, found, fresh, adapter, decoder)
 
 

@@ -98,7 +98,7 @@ class Daemon:
         self.fresh_state = fresh_state
         self.traces = traces or Traces()
         self.clock = clock
-        self.decoder = decoder_of(config)
+        self.decoder = decoder_of(config, deployed.size)
         self.batcher = Batcher(config.batch.size, config.batch.patience_s)
         self.ledger = Ledger()
         self.progress = Progress(relearn_most=config.checkpoint.relearn_most)
@@ -458,8 +458,8 @@ class Daemon:
         return max(1, self.config.limits.waiting_images - self.batcher.waiting)
 
 
-def decoder_of(config: Config) -> Decoder:
-    """The decoder as the configuration bounds it."""
+def decoder_of(config: Config, size: tuple[int, int]) -> Decoder:
+    """The decoder as the configuration bounds it, of images of this height and width."""
     given = config.input
-    bounds = Bounds(config.model.input_size, given.resize, given.max_bytes, given.max_pixels, given.max_images)
+    bounds = Bounds(size, given.resize, given.max_bytes, given.max_pixels, given.max_images)
     return Decoder(bounds, config.streams.by, given.decoders)

@@ -14,6 +14,7 @@ def together(config: "Config") -> Iterator[Fault]:
     """Every contradiction between settings."""
     yield from _times(config)
     yield from _sizes(config)
+    yield from _model(config)
     yield from _watching(config)
     yield from _topics(config)
     yield from _delivery(config)
@@ -57,6 +58,16 @@ def _sizes(config: "Config") -> Iterator[Fault]:
             yield Fault("model.std", f"{value:g} for {channel} is not above 0", "images are divided by it")
     if min(config.model.input_size) < 1:
         yield Fault("model.input_size", f"{list(config.model.input_size)} is no size", "for example [224, 224]")
+
+
+def _model(config: "Config") -> Iterator[Fault]:
+    model = config.model
+    if not model.artifact:
+        return
+    for name in ("factory", "weights", "arguments", "checkpoint_key", "strip_prefix"):
+        if getattr(model, name):
+            remedy = "a model comes from an artifact or from a function: give one of them"
+            yield Fault(f"model.{name}", f"model.artifact is given too ({model.artifact.name})", remedy)
 
 
 def _watching(config: "Config") -> Iterator[Fault]:

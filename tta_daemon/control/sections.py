@@ -47,6 +47,9 @@ class Model(Section):
         "", "Function that returns the network: package.module:function.", REBUILD, pattern=r"^$|^[\w.]+:[\w.]+$"
     )
     arguments: Table = setting({}, "Keyword arguments of that function.", REBUILD)
+    artifact: File = setting(
+        "", "Instead of a function: an .onnx or .pt2 file, or the folder of a Hugging Face model.", REBUILD
+    )
     weights: File = setting("", "Its weights: .safetensors or .pt (never unpickled).", REBUILD)
     checkpoint_key: str = setting("", "Where in a .pt file the weights lie, such as state_dict.", REBUILD)
     strip_prefix: str = setting("", "What every name in the weights starts with too much, such as module.", REBUILD)
@@ -55,6 +58,7 @@ class Model(Section):
     input_size: Size = setting((32, 32), "Height and width that the network sees.", REBUILD)
     mean: Triple = setting((0.0, 0.0, 0.0), "Mean of red, green and blue that it was trained with.", REBUILD)
     std: Triple = setting((1.0, 1.0, 1.0), "Standard deviation that it was trained with.", REBUILD)
+    head: str = setting("", "Linear layer that answers, by its dotted name; empty: the one that is seen to.", REBUILD)
     device: str = setting("cpu", "Where torch computes: cpu, cuda, cuda:1.", REBUILD, pattern=r"^[a-z]+(:\d+)?$")
     dtype: Literal["float32", "float64", "bfloat16"] = setting("float32", "Precision of the network.", REBUILD)
     threads: int = setting(0, "Threads of torch on a CPU; 0: torch chooses.", REBUILD, ge=0, le=1024)

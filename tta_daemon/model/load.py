@@ -1,21 +1,19 @@
 """From the files of a deployed model to a frozen classifier. No pickle is ever executed."""
 
 import hashlib
-import importlib
-import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-import safetensors
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adapters import Classifier
+from adapters.classifier import head_of
 from tta_daemon.control.sections import Model
 from tta_daemon.errors import ConfigError
+from tta_daemon.model import artifact, python_factory
+from tta_daemon.model.brought import Brought, Triple
 from tta_daemon.watch import knowledge
 from tta_daemon.watch.knowledge import Knowledge
 from tta_daemon.watch.view import LAYERS
@@ -30,13 +28,14 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 class Deployed:
     """A classifier ready to answer, its classes' names, a digest of its weights, and what is known of its source.
 
-    ``frozen`` answers in its place where that was asked for.
+    ``size`` is the height and width of its images; ``frozen`` answers in its place where that was asked for.
     """
 
     classifier: Classifier
     labels: tuple[str, ...]
     digest: str
     name: str
+    size: tuple[int, int]
     known: Knowledge | None = None
     frozen: "FrozenView | None" = None
 
@@ -51,30 +50,23 @@ class Deployed:
 
 
 def load(model: Model) -> Deployed:
-    """Build the network, fill it with its weights and try one image.
+    """Read the network from an artifact or build it, and try one image.
 
     Raises:
         ConfigError: naming the setting under ``model`` that does not fit, and the remedy.
     """
-    network = _construct(model.factory, model.arguments)
-    if model.weights:
-        _fill(network, _read_weights(Path(model.weights), model.checkpoint_key), model.strip_prefix)
-    digest = digest_of(network.state_dict())
-    device = _device(model.device)
-    network = network.to(device=device, dtype=DTYPES[model.dtype])
-    try:
-        classifier = Classifier(network, model.mean, model.std, num_classes=len(model.labels) or None)
-    except ValueError as fault:
-        raise ConfigError("model.factory", str(fault), "list the classes in model.labels") from fault
-    classes = _try_one(classifier, model.input_size)
-    labels = tuple(model.labels) or tuple(str(c) for c in range(classes))
-    if len(labels) != classes:
-        raise ConfigError(
-            "model.labels", f"{len(labels)} names for a network of {classes} classes", "name each class once, in order"
-        )
+    brought = artifact.read(model) if model.artifact else python_factory.made(model)
+    given = model.model_fields_set
+    size = model.input_size if "input_size" in given else brought.size or model.input_size
+    mean = model.mean if "mean" in given else brought.mean or model.mean
+    std = model.std if "std" in given else brought.std or model.std
+    digest = brought.digest or digest_of(brought.network.state_dict())
+    network = brought.network.to(device=_device(model.device), dtype=DTYPES[model.dtype])
+    classifier = _classifier(network, mean, std, size, model, brought)
+    labels = _labels(classifier.num_classes, model, brought)
     known = knowledge.load(model.prior, digest) if model.prior else None
-    name = Path(model.weights).stem if model.weights else model.factory
-    return Deployed(classifier, labels, digest, name, known, _frozen(model, classifier, LAYERS if known else 0))
+    frozen = _frozen(model, classifier, size, LAYERS if known else 0)
+    return Deployed(classifier, labels, digest, brought.name, size, known, frozen)
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:
@@ -87,70 +79,7 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _construct(factory: str, arguments: Mapping[str, object]) -> nn.Module:
-    module_name, _, attribute = factory.partition(":")
-    if not attribute:
-        raise ConfigError("model.factory", f"{factory!r} names no function", 'write it as "package.module:function"')
-    try:
-        make = cast("Callable[..., object]", getattr(importlib.import_module(module_name), attribute))
-    except ImportError as fault:
-        remedy = "install the package in the daemon's environment, or put its folder on PYTHONPATH"
-        raise ConfigError("model.factory", f"cannot import {module_name}: {fault}", remedy) from fault
-    except AttributeError as fault:
-        raise ConfigError("model.factory", f"{module_name} has no {attribute!r}", "check the spelling") from fault
-    except (Exception, SystemExit) as fault:
-        message = f"{module_name} fails when it is imported: {type(fault).__name__}: {fault}"
-        raise ConfigError("model.factory", message, "name a module that defines and does not run anything") from fault
-    try:
-        network = make(**arguments)
-    except (Exception, SystemExit) as fault:
-        message = f"{factory} failed: {type(fault).__name__}: {fault}"
-        raise ConfigError("model.arguments", message, "check the arguments against the function") from fault
-    if not isinstance(network, nn.Module):
-        raise ConfigError("model.factory", f"{factory} returned a {type(network).__name__}", "return a torch.nn.Module")
-    return network
-
-
-def _read_weights(path: Path, key: str) -> Mapping[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return cast("Mapping[str, Tensor]", load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as fault:
-        raise ConfigError(
-            "model.weights", f"{path} does not exist", "check the path; it is relative to the config file"
-        ) from fault
-    except pickle.UnpicklingError as fault:
-        message = f"{path} holds more than tensors, and pickled code is never executed"
-        raise ConfigError("model.weights", message, "save the state_dict with safetensors.torch.save_file") from fault
-    except (OSError, RuntimeError, ValueError, EOFError, safetensors.SafetensorError) as fault:
-        message = f"{path} cannot be read: {fault}"
-        raise ConfigError(
-            "model.weights", message, "expected are .safetensors, .pt, .pth or .th with a state_dict"
-        ) from fault
-    for part in filter(None, key.split(".")):
-        if not isinstance(state, Mapping) or part not in state:
-            found = ", ".join(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-            raise ConfigError(
-                "model.checkpoint_key", f"{part!r} is not in {path}, which holds {found[:200]}", "name one of these"
-            )
-        state = state[part]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        message = f"{path} is no flat table of tensors"
-        raise ConfigError("model.weights", message, "name the key of the state_dict in model.checkpoint_key")
-    return state
-
-
-def _fill(network: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
-    try:
-        network.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in state.items()})
-    except RuntimeError as fault:
-        summary = " ".join(str(fault).split())[:400]
-        remedy = "the weights belong to another architecture, or model.strip_prefix is needed"
-        raise ConfigError("model.weights", summary, remedy) from fault
-
-
-def _frozen(model: Model, classifier: Classifier, layers: int) -> "FrozenView | None":
+def _frozen(model: Model, classifier: Classifier, size: Sequence[int], layers: int) -> "FrozenView | None":
     if model.frozen == "torch":
         return None
     try:
@@ -158,7 +87,7 @@ def _frozen(model: Model, classifier: Classifier, layers: int) -> "FrozenView | 
     except ImportError as fault:
         raise ConfigError("model.frozen", f"{fault.name} is missing", "pip install 'tta-daemon[onnx]'") from fault
     wanted = wanted_of(model.device, model.threads, required=model.require_device)
-    return FrozenView(classifier, layers, model.input_size, wanted)
+    return FrozenView(classifier, layers, size, wanted)
 
 
 def _device(name: str) -> torch.device:
@@ -172,18 +101,39 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _try_one(classifier: Classifier, size: Sequence[int]) -> int:
-    """The number of classes that the network really answers with."""
-    image = torch.zeros(1, 3, *size, device=classifier.mean.device)
+def _classifier(  # noqa: PLR0913, PLR0917 - the network, and what is said of it
+    network: nn.Module, mean: Triple, std: Triple, size: tuple[int, int], model: Model, brought: Brought
+) -> Classifier:
+    """The network with its normalization, and with the head that one image is seen to leave by."""
+    unnamed = Classifier(network, mean, std, head="", num_classes=1)
+    image = torch.zeros(2, 3, *size, device=unnamed.mean.device)
     try:
         with torch.no_grad():
-            logits = classifier(image)
+            logits = unnamed(image)
+    except ConfigError:
+        raise
     except Exception as fault:
-        message = f"the network fails on one image of {tuple(size)}: {type(fault).__name__}: {fault}"
-        raise ConfigError(
-            "model.input_size", message, "give the height and width that the network was trained on"
-        ) from fault
-    if not isinstance(logits, Tensor) or logits.dim() != 2:  # noqa: PLR2004 - N x C
+        message = f"the network fails on images of {size}: {type(fault).__name__}: {fault}"
+        remedy = "give the height and width that the network was trained on"
+        raise ConfigError("model.input_size", message, remedy) from fault
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(image):  # noqa: PLR2004 - N x C
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ConfigError("model.factory", f"the network answers with {shape}, not with N x C logits", "wrap it")
-    return int(logits.size(1))
+        raise ConfigError(brought.setting, f"the network answers with {shape}, not with N x C logits", "wrap it")
+    head = model.head or head_of(unnamed, image)
+    try:
+        return Classifier(network, mean, std, head=head, num_classes=logits.size(1))
+    except ValueError as fault:
+        remedy = "name a torch.nn.Linear, as network.named_modules() calls it, or leave it out"
+        raise ConfigError("model.head", str(fault).removeprefix("head: "), remedy) from fault
+
+
+def _labels(classes: int, model: Model, brought: Brought) -> tuple[str, ...]:
+    if "labels" in model.model_fields_set and model.labels:
+        if len(model.labels) != classes:
+            message = f"{len(model.labels)} names for a network of {classes} classes"
+            raise ConfigError("model.labels", message, "name each class once, in order")
+        return tuple(model.labels)
+    if brought.labels is not None and len(brought.labels) != classes:
+        message = f"it names {len(brought.labels)} classes for a network of {classes}"
+        raise ConfigError(brought.setting, message, "name the classes in model.labels")
+    return brought.labels or tuple(str(c) for c in range(classes))

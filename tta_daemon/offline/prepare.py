@@ -128,7 +128,7 @@ def run(  # noqa: PLR0913 - what a person may say on the command line
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
     deployed = load_model(config.model.model_copy(update={"prior": None}))
-    images = read(source, config.model.input_size, deployed.labels, labeled=labels)
+    images = read(source, deployed.size, deployed.labels, labeled=labels)
     wanted = methods or tuple(sorted({config.adapt.method, "eata", "rmt"}))
     task = Task(config, deployed, images, held_out, wanted, max(window, config.batch.size), config.adapt.seed)
     kept = output.with_name(f"{output.name}.{task.digest()}.partial")

@@ -84,7 +84,7 @@ def prepared(asked: Request, config: Config, deployed: Deployed) -> Stream:
     stream = read(asked.stream, deployed.labels)
     if asked.limit:
         stream = stream.limited(asked.limit, asked.seed)
-    decoder = decoder_of(config)
+    decoder = decoder_of(config, deployed.size)
 
     def pixels(value: Value) -> Pixels:
         record = Record(NOWHERE, None, value.data, (("content-type", value.kind.encode()),))
@@ -99,7 +99,7 @@ def prepared(asked: Request, config: Config, deployed: Deployed) -> Stream:
     pixels(stream.values[0])
     if asked.corrupt:
         kinds, severities = corruptions.chosen(asked.corrupt), corruptions.strengths(asked.severity)
-        stream = corruptions.corrupted(stream, kinds, severities, pixels, config.model.input_size, asked.seed)
+        stream = corruptions.corrupted(stream, kinds, severities, pixels, deployed.size, asked.seed)
     return stream
 
 
