@@ -41,7 +41,8 @@ class Original:
             options.add_external_initializers([tensor.name for tensor in outside], values)
         try:
             content = model.SerializeToString()
-            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            providers = ["CPUExecutionProvider"]
+            self.session = onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
         except Exception as fault:
             raise Unreadable(f"ONNX Runtime refuses it: {str(fault).splitlines()[0][:300]}") from fault
         self._input = self._images()

@@ -17,7 +17,7 @@ from tta_daemon.model.onnx_import.graph import Attribute, Graph, Node, Unreadabl
 LARGEST_FILE = (1 << 31) - 1
 """Bytes that a message of protobuf can have; larger models keep their tensors in files beside it."""
 
-MOST_NODES = 100_000
+MOST_NODES, MOST_FUNCTIONS = 100_000, 1000
 OLDEST_OPSET = 11
 
 _TYPES: Mapping[int, "np.dtype[Any]"] = {
@@ -149,6 +149,8 @@ def _inlined(model: ModelProto) -> ModelProto:
 
 def _sizes(model: ModelProto) -> dict[str, int]:
     """How many nodes a call of each function becomes, found before that many are made."""
+    if len(model.functions) > MOST_FUNCTIONS:
+        raise Unreadable(f"it has {len(model.functions)} functions, more than {MOST_FUNCTIONS}")
     bodies = {function.name: [node.op_type for node in function.node] for function in model.functions}
     sizes: dict[str, int] = {}
     for _ in range(len(bodies)):
