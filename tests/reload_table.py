@@ -70,6 +70,7 @@ ANOTHER: dict[str, Any] = {
     "model.head": "linear",
     "model.device": "cpu:0",
     "adapt.method": "cotta",
+    "publish.formats": ["safetensors"],
 }
 """Values that only a person can think of; all others are found by trying."""
 

@@ -5,11 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from adapters import Adapter
 from tta_daemon.control import logs
 from tta_daemon.control.checkpoint_file import FileCheckpoint
 from tta_daemon.control.checkpoint_kafka import KafkaCheckpoint
@@ -23,6 +25,8 @@ from tta_daemon.daemon import Daemon, World, decoder_of
 from tta_daemon.errors import ConfigError
 from tta_daemon.learner import Learner, newborn
 from tta_daemon.model.load import Deployed, load
+from tta_daemon.model.outlets import FolderOutlet, Outlet, TopicOutlet
+from tta_daemon.model.publish import Publisher, require_answerer
 from tta_daemon.stream import kafka_changelog
 from tta_daemon.stream.connection import connection
 from tta_daemon.stream.kafka_sink import KafkaSink
@@ -99,6 +103,9 @@ def assemble(config: Config, path: Path, *, fresh_state: bool = False) -> Iterat
             if verdict.result is Result.REFUSED:
                 board.happened(Kind.RELOAD_REFUSED, f"reload refused: {verdict.words}")
 
+        publisher = publisher_of(config, client, metrics, learner.adapter)
+        if publisher is not None:
+            ending.callback(publisher.close)
         slot = Slot(config, deployed)
         reloader = Reloader(path, os.environ, preparing, slot, told)
         daemon = Daemon(
@@ -112,6 +119,7 @@ def assemble(config: Config, path: Path, *, fresh_state: bool = False) -> Iterat
             taken=taken,
             fresh_state=fresh_state,
             traces=ending.enter_context(traces(os.environ)),
+            publisher=publisher,
         )
         server.lifecycle.serve(reloader, daemon.errands)
         reloader.start()
@@ -130,6 +138,8 @@ def prepare(old: Config, new: Config, deployed: Deployed) -> Prepared:
     rebuilt = {change.path.partition(".")[0] for change in found if change.reach is Reach.REBUILD}
     fresh = load(new.model) if "model" in rebuilt else None
     adapter = newborn(fresh or deployed, new.adapt) if rebuilt & {"model", "adapt"} else None
+    if adapter is not None and new.publish.wanted:
+        require_answerer(adapter, new.adapt.method, "adapt.method")
     decoder = decoder_of(new, (fresh or deployed).size) if rebuilt & {"model", "input", "streams"} else None
     return Prepared(new, found, fresh, adapter, decoder)
 
@@ -170,6 +180,20 @@ def on_kafka(config: Config, client: dict[str, object], deployed: Deployed, metr
 def folder_of(config: Config) -> FileCheckpoint:
     """The folder of saved states. Raises CheckpointError where none can be saved there."""
     return FileCheckpoint(config.checkpoint.folder or Path(), config.checkpoint.keep)
+
+
+def publisher_of(config: Config, client: dict[str, object], metrics: Metrics, adapter: Adapter) -> Publisher | None:
+    """Hands on what is learned, where that is wanted. Raises ConfigError where this method has nothing to hand on."""
+    if not config.publish.wanted:
+        return None
+    wanted = config.publish
+    require_answerer(adapter, config.adapt.method, "adapt.method")
+    if wanted.folder and "onnx_adapter" in wanted.formats and find_spec("onnxruntime") is None:
+        remedy = "pip install 'tta-daemon[onnx]', or leave out onnx_adapter"
+        raise ConfigError("publish.formats", "onnxruntime is missing", remedy)
+    outlets: list[Outlet] = [FolderOutlet(wanted.folder, wanted.formats, wanted.keep)] if wanted.folder else []
+    outlets += [TopicOutlet(client, wanted.topic)] if wanted.topic else []
+    return Publisher(outlets, wanted.every_s, metrics)
 
 
 def changelog_of(config: Config, client: dict[str, object], sink: Sink, stopped: Callable[[], bool]) -> KafkaCheckpoint:

@@ -205,6 +205,47 @@ def prepare(  # noqa: PLR0913 - what a person may say
 
 
 @app.command()
+def export(  # noqa: PLR0913 - what a person may say
+    config: Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration, a TOML file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write.")] = Path("model.onnx"),
+    *,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A published .safetensors: the model as it was adapted.")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A saved state of checkpoint.folder: the same, from there.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help="With --state: images for the norms' statistics, as prepare takes them."),
+    ] = None,
+    is_open: Annotated[
+        bool, typer.Option("--open", help="What the method moves may be given at each call: by published adapters.")
+    ] = False,
+) -> None:
+    """Write the model as an ONNX file: as deployed, as adapted, or open for the adapters that a daemon publishes.
+
+    Its input is images, float32, N x 3 x H x W in [0, 1]: normalization is inside. It gives logits, and features where
+    the network has a linear head. It is compared with torch before it is written.
+
+    Example: tta-daemon export --config config.toml --open --out model.onnx
+
+    Example: tta-daemon export --config config.toml --adapter published/adapter.7.safetensors --out adapted.onnx
+    """
+    with refusals():
+        settings = loaded(config)
+        if state is not None and adapter is not None:
+            raise ConfigError("--state", "--adapter is given too", "give one of them")
+        try:
+            from tta_daemon.offline import export as exporting  # noqa: PLC0415 - torch and ONNX Runtime come with it
+        except ImportError as fault:
+            raise ConfigError("export", f"{fault.name} is missing", "pip install 'tta-daemon[onnx]'") from fault
+        done = exporting.run(settings, out, exporting.Asked(state, adapter, images, is_open))
+    moving = f", {done.moving} tensors may be given" if is_open else ""
+    typer.echo(f"{out}: {done.size_bytes} bytes, {done.words}{moving}")
+
+
+@app.command()
 def healthcheck(url: Url = NEARBY) -> None:
     """Ask a running daemon whether its loop turns; for containers without curl. Exits with 0 or 1.
 

@@ -29,6 +29,7 @@ from tta_daemon.control.web.board import Board, Kind
 from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected
 from tta_daemon.learner import Learner
 from tta_daemon.model.load import Deployed
+from tta_daemon.model.publish import Publisher
 from tta_daemon.partitions import Partitions
 from tta_daemon.standing import standing
 from tta_daemon.stream.batching import Batcher
@@ -84,6 +85,7 @@ class Daemon:
         taken: Callable[[Config], None] = lambda _: None,
         fresh_state: bool = False,
         traces: Traces | None = None,
+        publisher: Publisher | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
@@ -97,6 +99,7 @@ class Daemon:
         self.taken = taken
         self.fresh_state = fresh_state
         self.traces = traces or Traces()
+        self.publisher = publisher
         self.clock = clock
         self.decoder = decoder_of(config, deployed.size)
         self.batcher = Batcher(config.batch.size, config.batch.patience_s)
@@ -227,6 +230,8 @@ class Daemon:
             self.deployed = ready.deployed
         self.learner.take(self.deployed, config.adapt, config.watch.sample, config.guard, ready.adapter)
         self.scribe.every_s = config.checkpoint.every_s
+        if self.publisher is not None:
+            self.publisher.every_s = config.publish.every_s
         if ready.adapter is not None:
             self.departed()
             self._settled_at -= config.settle.every_s  # what is saved must not be another method's for long
@@ -261,8 +266,10 @@ class Daemon:
         return Done(done=True, words=f"{self.learner.method} has forgotten {steps} steps and begins anew")
 
     def departed(self) -> None:
-        """What answers is not what was saved, nor what the canary images were shown to."""
+        """What answers is not what was saved or published, nor what the canary images were shown to."""
         self.scribe.departed()
+        if self.publisher is not None:
+            self.publisher.departed(self.deployed, self.learner)
         if self.watch is not None and self.watch.canary is not None:
             self.watch.canary.forget()
 
@@ -309,7 +316,8 @@ class Daemon:
         asked_at = time.time()
         unanswered = [self.progress.must_answer(record.position) for record in batch.records]
         lag_s = max(0.0, asked_at - min(record.timestamp_s for record in batch.records)) if all(unanswered) else 0.0
-        answered = self.learner.answer(torch.from_numpy(batch.images()), lag_s, learned=batch.learned)
+        images = torch.from_numpy(batch.images())
+        answered = self.learner.answer(images, lag_s, learned=batch.learned)
         about = About(self.deployed.name, self.learner.method, self.learner.step, answered.serve)
         said = predictions(answered.logits, self.deployed.labels)
         replies = zip(batch.samples, answers(batch, said, answered, about), strict=True)
@@ -329,6 +337,8 @@ class Daemon:
         self.metrics.learned(signals, answered.hold)
         self.heed_guard()
         hold = Hold.FAILED if signals is None else answered.hold
+        if self.publisher is not None:
+            self.publisher.look(self.deployed, self.learner, batch.stream, images if hold is None else None)
         told = {"step": self.learner.step, "age_s": round(lag_s, 3), "learn_s": round(self.clock() - began, 4)}
         log.info("batch", **batch_line(batch, answered, hold), **told)
         self.traces.answered(batch, hold, self.config.kafka.group_id, asked_at)

@@ -9,6 +9,7 @@ TtaError
         Fenced             another instance has taken over: leave at once, write nothing more
         TooManyRejected    the input topic as a whole looks wrong: stop before it drains into the dead letters
         CheckpointError    a saved state is broken or belongs to another model
+        PublishError       what was learned could not be published: counted, and tried again with the next state
 
 Foreign exceptions are mapped to these at the border where they arise.
 """
@@ -76,3 +77,7 @@ class TooManyRejected(TtaError):  # noqa: N818
 
 class CheckpointError(TtaError):
     """A saved state cannot be read, or is not for this model."""
+
+
+class PublishError(TtaError):
+    """What was learned could not be handed to whoever waits for it."""

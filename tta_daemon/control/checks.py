@@ -93,6 +93,7 @@ def _topics(config: "Config") -> Iterator[Fault]:
         "kafka.dead_letter_topic": kafka.dead_letters,
         "kafka.labels_topic": kafka.labels_topic,
         "checkpoint.topic": config.state_topic,
+        "publish.topic": config.publish.topic,
     }
     for path, topic in others.items():
         if topic and topic in seen:

@@ -12,7 +12,9 @@ import adapters
 from tta_daemon.control.config import Config, revealed
 from tta_daemon.control.faults import Fault, faults_of
 from tta_daemon.errors import BrokerUnreachable, ConfigError
+from tta_daemon.learner import newborn
 from tta_daemon.model.load import load
+from tta_daemon.model.publish import require_answerer
 from tta_daemon.stream.connection import connection
 from tta_daemon.stream.kafka_client import Caller, opened
 
@@ -21,7 +23,7 @@ PATIENCE_S = 5.0
 
 def faults(config: Config) -> Iterator[Fault]:
     """Everything that the world does not have as the configuration wants it."""
-    for check in (_model, _token, _folder, _brokers):
+    for check in (_model, _token, _folders, _brokers):
         yield from _collected(check, config)
 
 
@@ -36,6 +38,9 @@ def _model(config: Config) -> Iterator[Fault]:
     deployed = load(config.model)
     for words in adapters.unmet(config.adapt.method, deployed.classifier, deployed.prior(config.adapt.method)):
         yield Fault("adapt.method", f"{config.adapt.method}: {words}", "docs/methods.md says what each method needs")
+        return
+    if config.publish.wanted:
+        require_answerer(newborn(deployed, config.adapt), config.adapt.method, "adapt.method")
 
 
 def _token(config: Config) -> Iterator[Fault]:
@@ -43,18 +48,22 @@ def _token(config: Config) -> Iterator[Fault]:
         yield Fault("http.token", "is empty", "anybody could reload the daemon; write a long random text")
 
 
-def _folder(config: Config) -> Iterator[Fault]:
-    """Write where the states will go, or where their folder will be made; leaves nothing behind."""
-    folder = config.checkpoint.folder if config.checkpoint.kind == "file" else None
-    if folder is None:
-        return
-    there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            return
-    except OSError as error:
-        reason = f"no state can be saved in {folder}: {error.strerror} at {there}"
-        yield Fault("checkpoint.folder", reason, "name a folder that we may write to and that outlives a restart")
+def _folders(config: Config) -> Iterator[Fault]:
+    """Write where states will go, or where their folder will be made; leaves nothing behind."""
+    wanted = {
+        "checkpoint.folder": config.checkpoint.folder if config.checkpoint.kind == "file" else None,
+        "publish.folder": config.publish.folder,
+    }
+    for path, folder in wanted.items():
+        if folder is None:
+            continue
+        there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            reason = f"nothing can be written to {folder}: {error.strerror} at {there}"
+            yield Fault(path, reason, "name a folder that we may write to and that outlives a restart")
 
 
 def _brokers(config: Config) -> Iterator[Fault]:

@@ -15,6 +15,7 @@ from tta_daemon.control.settings import (
     REBUILD,
     RESTART,
     File,
+    Formats,
     Secret,
     Section,
     Size,
@@ -171,6 +172,21 @@ class Guard(Section):
     reset_every: int = setting(0, "Forget everything after so many steps; 0: never.", LIVE, ge=0)
 
 
+class Publish(Section):
+    """What was learned, handed to the inference service next door: needs a folder or a topic, and the extra onnx."""
+
+    folder: File = setting("", "Folder that the service watches, one per replica; none: no files.", RESTART)
+    topic: str = setting("", "Compacted topic, a record for each state up to 900 kB; empty: none.", RESTART)
+    formats: Formats = setting(("safetensors", "onnx_adapter"), "Files of each state in the folder.", RESTART)
+    every_s: float = setting(10.0, "Time between two publications.", LIVE, gt=0)
+    keep: int = setting(3, "States kept in the folder.", RESTART, ge=1, le=1000)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anywhere to publish to."""
+        return bool(self.folder or self.topic)
+
+
 class Http(Section):
     """Metrics, health and status by HTTP."""
 
@@ -210,6 +226,7 @@ class Config(Section):
     checkpoint: Checkpoint = Checkpoint()
     watch: Watch = Watch()
     guard: Guard = Guard()
+    publish: Publish = Publish()
     http: Http = Http()
     log: Log = Log()
 

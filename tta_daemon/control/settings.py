@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, Strict, ValidationInfo
 
@@ -50,6 +50,7 @@ File = Annotated[Path | None, BeforeValidator(_file), PlainSerializer(lambda pat
 Secret = Annotated[SecretStr, Strict(strict=False)]
 """A value that no log, dump or error message shows."""
 
+Formats = Annotated[tuple[Literal["safetensors", "onnx_adapter"], ...], BeforeValidator(_sequence), Field(min_length=1)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_sequence)]
 Triple = Annotated[tuple[float, float, float], BeforeValidator(_sequence)]
 Size = Annotated[tuple[int, int], BeforeValidator(_sequence)]

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 import torch
@@ -97,6 +97,25 @@ def opened(model: ModelProto, names: Iterable[str]) -> ModelProto:
         if name not in held:
             raise ValueError(f"the graph has no tensor {name!r}")
         copy.graph.input.append(onnx.helper.make_tensor_value_info(name, held[name].data_type, list(held[name].dims)))
+    return copy
+
+
+def replaced(model: ModelProto, tensors: Mapping[str, Tensor]) -> ModelProto:
+    """A copy that holds these tensors in place of its own.
+
+    Raises:
+        ValueError: the graph has no such tensor, or one of another shape.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    shapes = held(model)
+    for name, tensor in tensors.items():
+        if shapes.get(name) != tuple(tensor.shape):
+            raise ValueError(f"the graph has no tensor {name!r} of {tuple(tensor.shape)}")
+    for own in copy.graph.initializer:
+        if own.name in tensors:
+            values = tensors[own.name].detach().float().cpu().contiguous().numpy()
+            own.CopyFrom(onnx.numpy_helper.from_array(values, own.name))
     return copy
 
 

@@ -17,7 +17,7 @@ CALL_S = 15.0
 log = logging.getLogger(__name__)
 
 
-def ensure(client: Mapping[str, Any], topic: str) -> None:
+def ensure(client: Mapping[str, Any], topic: str, setting: str = "checkpoint.topic") -> None:
     """Make sure that the topic exists; one that we make is compacted.
 
     Raises:
@@ -36,7 +36,7 @@ def ensure(client: Mapping[str, Any], topic: str) -> None:
         pass  # another replica was faster
     except (KafkaError, TimeoutError) as error:
         remedy = "create it, with cleanup.policy=compact"
-        raise CheckpointError(f"checkpoint.topic: {topic!r} cannot be made: {named(error)} ({remedy})") from error
+        raise CheckpointError(f"{setting}: {topic!r} cannot be made: {named(error)} ({remedy})") from error
     finally:
         caller.close()
 

@@ -71,6 +71,7 @@ class Instruments:
         self._declare_flow()
         self._declare_adaptation()
         self._declare_checkpoint()
+        self._declare_publications()
         self._declare_judgement()
         self._declare_identity()
 
@@ -145,6 +146,14 @@ class Instruments:
         self.relearned = make(
             Counter, "tta_records_relearned", "Records learned from after a restart, that had been answered before it."
         )
+
+    def _declare_publications(self) -> None:
+        make, results = self._make, {"result": ("published", "reverted", "failed")}
+        self.publications = make(Counter, "tta_publish", "States handed to the service next door.", results)
+        self.published_at = make(
+            Gauge, "tta_publish_last_success_timestamp_seconds", "When a state was last published; 0: not yet."
+        )
+        self.published_version = make(Gauge, "tta_publish_version", "Version of the last state that was published.")
 
     def _declare_judgement(self) -> None:
         make, models = self._make, {"model": MODELS}

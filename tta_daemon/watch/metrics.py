@@ -132,6 +132,13 @@ class Metrics:
         """A state could not be saved."""
         self._at.save_failures.inc()
 
+    def published(self, result: str, version: int) -> None:
+        """What was learned was handed on, taken back, or could not be."""
+        self._at.publications.labels(result).inc()
+        if result != "failed":
+            self._at.published_at.set(self._now())
+            self._at.published_version.set(version)
+
     def relearned(self, records: int) -> None:
         """Records are learned from that were answered before a restart."""
         self._at.relearned.inc(records)
