@@ -78,9 +78,9 @@ def run(config: Config, out: Path, asked: Asked) -> Exported:
     network = copy.deepcopy(deployed.classifier)
     network.network.load_state_dict({**network.network.state_dict(), **learned.tensors})
     looked = graph.Answers(network)
-    model = graph.traced(looked, looked.outputs, config.model.input_size)
+    model = graph.traced(looked, looked.outputs, deployed.size)
     wanted = wanted_of(config.model.device, config.model.threads, required=False)
-    require_same(Runtime(model, wanted, moving), looked, config.model.input_size)
+    require_same(Runtime(model, wanted, moving), looked, deployed.size)
     model = graph.opened(model, moving)
     _describe(model, deployed, learned.words)
     try:
@@ -127,7 +127,7 @@ def of_state(config: Config, deployed: Deployed, path: Path, images: Path | None
                 f"{config.adapt.method} normalizes by the batch, and a state holds none: {len(lacking)} statistics lack"
             )
             raise ConfigError("--images", message, "give images of what the model is to answer, or use --adapter")
-        seen = source_images.read(images, config.model.input_size, deployed.labels, labeled=False)
+        seen = source_images.read(images, deployed.size, deployed.labels, labeled=False)
         tensors |= answerer.seen(seen.floats(slice(None)).to(deployed.classifier.mean.device))
     return Learned(tensors, f"{config.adapt.method}, step {int(adapter.steps)}")
 
