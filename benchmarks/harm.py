@@ -14,21 +14,24 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import structlog
 import torch
 from development import CORRUPTIONS, WEIGHTS, add_arguments, classifier, stream
+from long import ROWS, config
 
 from adapters import METHODS
 from tta_daemon.control.config import Config
-from tta_daemon.model.load import Deployed
+from tta_daemon.model.load import Deployed, load
+from tta_daemon.offline import scans
 from tta_daemon.offline.replay.orders import Plan, parse, plan
 from tta_daemon.offline.replay.results import judged
 from tta_daemon.offline.replay.run import Run, run
 from tta_daemon.offline.replay.streams import Stream
 from tta_daemon.offline.replay.values import Arrays, Indices, Pixels
+from tta_daemon.offline.worlds import WORLDS, Stretch
 
 LABELS = tuple(map(str, range(10)))
 
@@ -60,54 +63,95 @@ COLUMNS = {
     "batch 1": Column("continual", 1, {"learn_from": 1}),
     "bursts of 10": Column("continual+bursts:10"),
     "recurring x20": Column("recurring:20"),
+    "too fast x5": Column("recurring:5", 100, {"options": {"lr": 0.03}}),
 }
 """In ``bursts of 10`` the daemon's rule holds: what has fewer than adapt.learn_from = 16 images teaches nothing.
-``flip`` changes between clean and Gaussian noise with every batch; in ``garbage`` one image in twenty is noise."""
+``flip`` changes between clean and Gaussian noise with every batch; in ``garbage`` one image in twenty is noise.
+``too fast`` is thirty times the learning rate of Tent."""
 
 NAMES = ("clean", *CORRUPTIONS)
 
 
-def images(data: Path, kind: str, limit: int) -> Stream:
-    """The pictures of a column: the first of each corruption, the clean ones first; or those of one domain."""
-    held, dice = stream(data), np.random.default_rng(0)
+class Album(NamedTuple):
+    """Pictures of the same scenes in several worlds, uint8 N x H x W x 3; the first world is what was trained for."""
+
+    name: str
+    worlds: Mapping[str, Pixels]
+    truth: Indices
+
+    @property
+    def clean(self) -> Pixels:
+        """As trained for."""
+        return next(iter(self.worlds.values()))
+
+    @property
+    def noisy(self) -> Pixels:
+        """The world that is noise."""
+        return next(pixels for name, pixels in self.worlds.items() if "noise" in name)
+
+
+def cifar(data: Path) -> Album:
+    """CIFAR-10 test images, clean and under fifteen corruptions of severity 5."""
+    held = stream(data)
     truth = held.labels.numpy()
 
     def pixels(name: str) -> Pixels:
         all_of, _ = next(held.batches(name, len(truth)))
         return all_of.mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
 
+    return Album("cifar10c", {name: pixels(name) for name in NAMES}, truth)
+
+
+def digits() -> Album:
+    """The demo's: held-out MNIST digits in six worlds."""
+    _, held_out = scans.load()
+    seen = {name: Stretch(name, 1).see(held_out.images, np.random.default_rng(n)) for n, name in enumerate(WORLDS)}
+    return Album("digits", seen, held_out.labels.astype(np.int64))
+
+
+def images(album: Album, kind: str, limit: int) -> Stream:
+    """The pictures of a column: the first of each world, the clean ones first; or those of one world."""
+    dice, truth = np.random.default_rng(0), album.truth
+
     def of(parts: Mapping[str, tuple[Pixels, Indices]]) -> Stream:
         shown, labels = (np.concatenate(both) for both in zip(*parts.values(), strict=True))
         domain = np.repeat(np.arange(len(parts)), [len(part) for part, _ in parts.values()])
-        return Stream("cifar10c", Arrays(shown), labels, tuple(parts), domain)
+        return Stream(album.name, Arrays(shown), labels, tuple(parts), domain)
 
     if kind == "every":
-        return of({name: (pixels(name)[:limit], truth[:limit]) for name in NAMES})
+        return of({name: (pixels[:limit], truth[:limit]) for name, pixels in album.worlds.items()})
     if kind == "garbage":
-        every = {name: (pixels(name)[:limit].copy(), truth[:limit]) for name in NAMES}
+        every = {name: (pixels[:limit].copy(), truth[:limit]) for name, pixels in album.worlds.items()}
         for shown, _ in every.values():
             noise = dice.random(limit) < 0.05  # noqa: PLR2004 - one in twenty
             shown[noise] = dice.integers(0, 256, (int(noise.sum()), *shown.shape[1:]), dtype=np.uint8)
         return of(every)
     if kind == "one class":
-        most, others = np.flatnonzero(truth == 3), np.flatnonzero(truth != 3)  # noqa: PLR2004 - cats
+        most, others = np.flatnonzero(truth == 3)[:103], np.flatnonzero(truth != 3)  # noqa: PLR2004 - cats, or threes
         chosen = np.concatenate((most, others[: len(most) // 9]))
-        return of({name: (pixels(name)[chosen], truth[chosen]) for name in NAMES})
+        return of({name: (pixels[chosen], truth[chosen]) for name, pixels in album.worlds.items()})
     if kind == "flip":
-        pair, size = (pixels("clean"), pixels("gaussian_noise")), COLUMNS["flip"].batch
+        pair, size = (album.clean, album.noisy), COLUMNS["flip"].batch
         turns = [(pair[i % 2][at : at + size], truth[at : at + size]) for at in range(0, 1000, size) for i in range(2)]
         return of({f"{number}": turn for number, turn in enumerate(turns)})
-    return of({kind: (255 - pixels("clean") if kind == "inverted" else pixels(kind), truth)})
+    shown = album.clean if kind == "clean" else 255 - album.clean if kind == "inverted" else album.worlds[kind]
+    return of({kind: (shown[:1000], truth[:1000])})
 
 
 def cell(  # noqa: PLR0913, PLR0917 - what a replay is of
-    method: str, column: Column, guard: str, deployed: Deployed, source: Stream, frozen: Run | None
+    method: str,
+    column: Column,
+    model: Mapping[str, Any],
+    guard: str,
+    deployed: Deployed,
+    source: Stream,
+    frozen: Run | None,
 ) -> tuple[Run, Plan]:
     """One replay; the frozen model's answers do not depend on the batches, so one of them serves all."""
     config = Config.model_validate(
         {
-            "model": {"input_size": [32, 32]},
-            "adapt": {"method": method, **column.adapt},
+            "model": model,
+            "adapt": {"method": method, **({} if method == "source" else column.adapt)},
             "batch": {"size": column.batch, "patience_s": 1.0},
             "watch": {"sample": 0.0 if guard == "off" else 1.0},
             "guard": {"mode": guard},
@@ -148,10 +192,32 @@ def written(found: Mapping[str, Any]) -> str:
     return "{\n" + "".join(heads) + '"cells": {\n' + ",\n".join(columns) + "\n}\n}\n"
 
 
+class Subject(NamedTuple):
+    """What is measured: pictures, the settings of the model, the model, and what the two are called."""
+
+    album: Album
+    model: Mapping[str, Any]
+    deployed: Deployed
+    name: str
+
+
+def photographic(data: Path, depth: int) -> Subject:
+    """CIFAR-10 and a ResNet."""
+    deployed = Deployed(classifier(data, depth), LABELS, "", WEIGHTS[depth], (32, 32))
+    return Subject(cifar(data), {"input_size": [32, 32]}, deployed, f"ResNet-{depth}")
+
+
+def digital() -> Subject:
+    """MNIST and the demo's network."""
+    settings = config(ROWS["source"]).model
+    return Subject(digits(), settings.model_dump(exclude_unset=True), load(settings), "digits")
+
+
 def main() -> None:
     """Fill in the cells that are not there yet, column by column."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
+    parser.add_argument("--digits", action="store_true", help="the demo's digits and network instead of CIFAR-10")
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--columns", nargs="*", default=list(COLUMNS))
     parser.add_argument("--limit", type=int, default=200, help="images of each corruption")
@@ -160,21 +226,23 @@ def main() -> None:
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     torch.set_num_threads(options.threads)
-    net = classifier(options.data, options.depth)
-    deployed = Deployed(net, LABELS, "", WEIGHTS[options.depth], (32, 32))
+    album, model, deployed, network = digital() if options.digits else photographic(options.data, options.depth)
     found = json.loads(options.out.read_text()) if options.out.exists() else {"cells": {}}
-    found |= {"network": f"ResNet-{options.depth}", "threads": options.threads, "torch": torch.__version__}
+    found |= {"network": network, "threads": options.threads, "torch": torch.__version__}
     found |= {"guard": options.guard}
     for name in options.columns:
         column, frozen = COLUMNS[name], None
-        source = images(options.data, column.pictures, options.limit)
+        if column.pictures in CORRUPTIONS and column.pictures not in album.worlds:
+            continue
+        source = images(album, column.pictures, options.limit)
         for method in options.methods:
             cells = found["cells"].setdefault(name, {})
             if method in cells:
                 continue
             began = time.perf_counter()
-            frozen, laid = cell("source", column, options.guard, deployed, source, frozen)
-            ours, _ = cell(method, column, options.guard, deployed, source, frozen if method == "source" else None)
+            frozen, laid = cell("source", column, model, options.guard, deployed, source, frozen)
+            known = frozen if method == "source" else None
+            ours, _ = cell(method, column, model, options.guard, deployed, source, known)
             cells[method] = summary(ours, frozen, source, laid)
             options.out.write_text(written(found))
             error, verdict = cells[method]["error"], cells[method]["against"]["verdict"]

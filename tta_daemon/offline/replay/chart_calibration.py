@@ -7,7 +7,7 @@ from tta_daemon.offline.replay.svg import Frame, percent, polyline, tag, text, t
 
 def calibration(entry: Entry, source: Entry) -> str:
     """How often the answers of each confidence are right."""
-    frame = Frame(240, 240, (8, 8, 30, 36), (0, 1), (0, 1))
+    frame = Frame(252, 240, (8, 20, 30, 44), (0, 1), (0, 1))
     ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
     described = (
         f"Answers are {percent(entry.overall.confidence)} sure on average and {percent(1 - entry.overall.error)} "
