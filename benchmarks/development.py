@@ -71,11 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def classifier(data: Path, depth: int) -> Classifier:
-    """A trained CIFAR ResNet, its tensors channels last, which convolutions on a CPU like best."""
+    """A trained CIFAR ResNet."""
     state = torch.load(data / WEIGHTS[depth], map_location="cpu", weights_only=True)["state_dict"]
     network = CifarResNet(depth)
     network.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
-    network = network.to(memory_format=torch.channels_last)
     return Classifier(network, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
