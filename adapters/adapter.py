@@ -128,8 +128,8 @@ class Adapter(nn.Module):
         self.load(self._birth)
 
     def dump(self) -> Memory:
-        """A copy of everything that moves. Feeding it to `load` resumes bit for bit."""
-        return {name: tensor.detach().clone() for name, tensor in self._moving()}
+        """A copy of everything that moves, row by row. Feeding it to `load` resumes bit for bit."""
+        return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in self._moving()}
 
     @torch.no_grad()
     def load(self, memory: Memory) -> None:
