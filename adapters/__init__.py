@@ -22,6 +22,7 @@ from adapters.eata import Eata, EataOptions, EataPrior
 from adapters.ecotta import Ecotta, EcottaOptions, EcottaPrior
 from adapters.norm_only import NormOnly, NormOnlyOptions
 from adapters.parts.network import has_batch_norm, norm_affine
+from adapters.parts.unfolded import candidates
 from adapters.petal import Petal, PetalOptions, PetalPrior
 from adapters.rmt import Rmt, RmtOptions, RmtPrior
 from adapters.roid import Roid, RoidOptions
@@ -36,6 +37,9 @@ __all__ = [
     "METHODS", "SIGNALS", "Adaptation", "Adapter", "Answer", "Classifier", "Memory", "Method", "Needs", "Outcome",
     "answer", "build", "step", "unmet",
 ]  # fmt: skip
+
+
+FOLDED = "; an exporter may have folded them into the convolutions: a prior of `tta-daemon prepare` gives them back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +111,11 @@ def unmet(name: str, classifier: Classifier, prior: object = None) -> list[str]:
     if needs.layers and classifier.opaque:
         return ["it needs to look into the network, and this one only answers; method source works with it"]
     faults = []
+    folded = FOLDED if candidates(classifier.network) else ""
     if needs.batch_norm and not has_batch_norm(classifier):
-        faults.append("it needs BatchNorm layers, and the network has none")
+        faults.append(f"it needs BatchNorm layers, and the network has none{folded}")
     if needs.affine_norm and not list(norm_affine(classifier)) and not has_batch_norm(classifier):
-        faults.append("it trains normalization layers, and the network has none")
+        faults.append(f"it trains normalization layers, and the network has none{folded}")
     if needs.linear_head and not classifier.head:
         faults.append("it needs the features before a linear head, and the network has no linear layer")
     if needs.prior and prior is None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from adapters import Classifier
 from adapters.classifier import head_of
+from adapters.parts.norms import Statistics
+from adapters.parts.unfolded import unfold
 from tta_daemon.control.sections import Model
 from tta_daemon.errors import ConfigError
 from tta_daemon.model import artifact, python_factory
@@ -65,6 +67,9 @@ def load(model: Model) -> Deployed:
     classifier = _classifier(network, mean, std, size, model, brought)
     labels = _labels(classifier.num_classes, model, brought)
     known = knowledge.load(model.prior, digest) if model.prior else None
+    if known is not None and known.folded:
+        _unfold(network, known.folded)
+        digest = digest_of(network.state_dict())
     frozen = _frozen(model, classifier, size, LAYERS if known else 0)
     return Deployed(classifier, labels, digest, brought.name, size, known, frozen)
 
@@ -125,6 +130,13 @@ def _classifier(  # noqa: PLR0913, PLR0917 - the network, and what is said of it
     except ValueError as fault:
         remedy = "name a torch.nn.Linear, as network.named_modules() calls it, or leave it out"
         raise ConfigError("model.head", str(fault).removeprefix("head: "), remedy) from fault
+
+
+def _unfold(network: nn.Module, folded: Mapping[str, Statistics]) -> None:
+    try:
+        unfold(network, folded)
+    except ValueError as fault:
+        raise ConfigError("model.prior", str(fault), knowledge.REMEDY) from fault
 
 
 def _labels(classes: int, model: Model, brought: Brought) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ same data, model and settings give the same bytes.
 import hashlib
 import platform
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import adapters
+from adapters.parts.norms import Statistics
+from adapters.parts.unfolded import estimate, unfold
 from tta_daemon import __version__
 from tta_daemon.control.config import Config
 from tta_daemon.errors import ConfigError
@@ -61,6 +63,7 @@ class Task:
         held_out: whether the model was never trained on these images. Where it was, its confidence in them is
             inflated; entropy, features and confidence are then taken from images turned a little.
         methods: whose priors to make.
+        folded: what was found out of norms that were folded into convolutions; the deployed model has them again.
     """
 
     config: Config
@@ -70,6 +73,7 @@ class Task:
     methods: tuple[str, ...]
     window: int = WINDOW
     seed: int = 0
+    folded: Mapping[str, Statistics] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
@@ -129,8 +133,10 @@ def run(  # noqa: PLR0913 - what a person may say on the command line
         torch.set_num_threads(config.model.threads)
     deployed = load_model(config.model.model_copy(update={"prior": None}))
     images = read(source, deployed.size, deployed.labels, labeled=labels)
+    folded = estimate(deployed.classifier, in_batches(images, deployed, config.batch.size))
+    unfold(deployed.classifier.network, folded)
     wanted = methods or tuple(sorted({config.adapt.method, "eata", "rmt"}))
-    task = Task(config, deployed, images, held_out, wanted, max(window, config.batch.size), config.adapt.seed)
+    task = Task(config, deployed, images, held_out, wanted, max(window, config.batch.size), config.adapt.seed, folded)
     kept = output.with_name(f"{output.name}.{task.digest()}.partial")
     command = f"tta-daemon prepare --source {source.name}" + " --held-out" * held_out + " --no-labels" * (not labels)
     with _bar(quiet=quiet) as bar:
@@ -168,7 +174,7 @@ class _Preparing:
         null = self._null(profile, view, unseen, manifest.block)
         calibration = self._calibration(unseen[0] if unseen else view)
         priors = {method: prior for method in task.methods if (prior := self._prior(method)) is not None}
-        return Knowledge(manifest, profile, null, calibration, self._canary(), priors)
+        return Knowledge(manifest, profile, null, calibration, self._canary(), priors, task.folded)
 
     def _pieces(self) -> int:
         chunks = -(-len(self._task.source) // CHUNK)
@@ -255,6 +261,12 @@ class _Preparing:
         dice = torch.Generator().manual_seed(self._task.seed)
         picked = torch.randperm(len(labels), generator=dice)[:CANARIES].sort().values
         return self._task.source.pixels[picked], labels[picked]
+
+
+def in_batches(source: SourceImages, deployed: Deployed, size: int) -> Iterator[Tensor]:
+    """All source images where the model is, so many at a time."""
+    for start in range(0, len(source), size):
+        yield source.floats(slice(start, start + size)).to(deployed.classifier.mean.device)
 
 
 def lesson(  # noqa: PLR0913, PLR0917 - who answers, what is counted, and what is asked

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from adapters import METHODS
+from adapters.parts.norms import Statistics
 from tta_daemon.errors import ConfigError
 from tta_daemon.watch.drift.null import Null
 from tta_daemon.watch.drift.profile import Profile
@@ -62,6 +63,7 @@ class Knowledge:
         calibration: what estimates of accuracy rest on.
         canary: labeled source images, uint8 M x 3 x H x W, and their labels, M; none without labels.
         priors: of methods that have one, by name.
+        folded: mean and variance of what convolutions give that a norm was folded into, by name.
         digest: of the file that it was read from.
     """
 
@@ -71,6 +73,7 @@ class Knowledge:
     calibration: Calibration
     canary: tuple[Tensor, Tensor] | None = None
     priors: Mapping[str, Any] = field(default_factory=dict)
+    folded: Mapping[str, Statistics] = field(default_factory=dict)
     digest: str = ""
 
 
@@ -85,6 +88,8 @@ def to_bytes(knowledge: Knowledge) -> bytes:
         tensors |= {"canary/images": knowledge.canary[0], "canary/labels": knowledge.canary[1]}
     for method, prior in knowledge.priors.items():
         tensors |= {f"methods/{method}/{name}": t for name, t in _flat(prior).items()}
+    for layer, (mean, var) in knowledge.folded.items():
+        tensors |= {f"folded/{layer}/mean": mean, f"folded/{layer}/var": var}
     manifest = json.dumps(asdict(knowledge.manifest), sort_keys=True, indent=1)
     ordered = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     return save(ordered, {MANIFEST: manifest})
@@ -139,6 +144,9 @@ def _from_tensors(manifest: Manifest, tensors: Mapping[str, Tensor]) -> Knowledg
         kind = METHODS[method].prior
         if kind is not None:
             priors[method] = kind(**under(f"methods/{method}/"))
+    held = under("folded/")
+    layers = dict.fromkeys(name.rsplit("/", 1)[0] for name in held)
+    folded = {layer: (held[f"{layer}/mean"], held[f"{layer}/var"]) for layer in layers}
     canary = (tensors["canary/images"], tensors["canary/labels"]) if "canary/images" in tensors else None
     return Knowledge(
         manifest,
@@ -147,6 +155,7 @@ def _from_tensors(manifest: Manifest, tensors: Mapping[str, Tensor]) -> Knowledg
         Calibration(**calibration, lines=lines),
         canary,
         priors,
+        folded,
     )
 
 
