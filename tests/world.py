@@ -12,6 +12,7 @@ from torch import nn
 from tta_daemon.assemble import labels_of
 from tta_daemon.control.checkpoint import Checkpoint
 from tta_daemon.control.config import Config
+from tta_daemon.control.stream_states import StreamStates
 from tta_daemon.control.web.board import Board
 from tta_daemon.daemon import Daemon, World
 from tta_daemon.learner import Learner
@@ -59,7 +60,13 @@ def config(folder: Path | None = None, **sections: dict[str, object]) -> Config:
 class Memory:
     """A daemon on a log in memory: send records, run it dry, look at what came out."""
 
-    def __init__(self, config: Config, log: MemoryLog | None = None, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        log: MemoryLog | None = None,
+        checkpoint: Checkpoint | None = None,
+        states: StreamStates | None = None,
+    ) -> None:
         self.log = log or MemoryLog({"images": 1, "answers": 1, "labels": 1, "images-dlq": 1})
         self.config = config
         self.metrics = Metrics()
@@ -68,11 +75,13 @@ class Memory:
 
         def connect() -> World:
             kafka = config.kafka
-            sink = MemorySink(self.log, exactly_once=kafka.delivery == "exactly_once")
+            exactly_once = kafka.delivery == "exactly_once"
+            sink = MemorySink(self.log, exactly_once=exactly_once, transactional_id=kafka.transaction_name or "tta")
             labels = labels_of(self.daemon.config, self.daemon.deployed, MemoryTail(self.log, "labels"), self.metrics)
-            if checkpoint is not None and checkpoint.with_answers:
-                checkpoint.sink = sink
-            return World(MemorySource(self.log, ["images"], kafka.group_id), sink, labels, checkpoint)
+            for saved in (checkpoint, states):
+                if saved is not None and saved.with_answers:
+                    saved.sink = sink
+            return World(MemorySource(self.log, ["images"], kafka.group_id), sink, labels, checkpoint, states)
 
         self.daemon = Daemon(config, deployed, connect, learner, self.metrics, Board())
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from tta_daemon.control.checkpoint_kafka import KafkaCheckpoint
 from tta_daemon.control.config import Config, Reach, changes, revealed
 from tta_daemon.control.reload import Reloader
 from tta_daemon.control.slot import Prepared, Result, Slot, Verdict
+from tta_daemon.control.stream_changelog import StreamChangelog
+from tta_daemon.control.stream_folder import StreamFolder
 from tta_daemon.control.systemd import Systemd
 from tta_daemon.control.web.board import Board, Kind
 from tta_daemon.control.web.server import Server
@@ -27,12 +30,11 @@ from tta_daemon.learner import Learner, newborn
 from tta_daemon.model.load import Deployed, load
 from tta_daemon.model.outlets import FolderOutlet, Outlet, TopicOutlet
 from tta_daemon.model.publish import Publisher, require_answerer
-from tta_daemon.stream import kafka_changelog
+from tta_daemon.stream import kafka_changelog, kafka_reading
 from tta_daemon.stream.connection import connection
 from tta_daemon.stream.kafka_sink import KafkaSink
 from tta_daemon.stream.kafka_source import KafkaSource
 from tta_daemon.stream.kafka_tail import KafkaTail
-from tta_daemon.stream.sink import Sink
 from tta_daemon.stream.source import Tail
 from tta_daemon.watch.accuracy import Accuracy, LabelJoin
 from tta_daemon.watch.labels import Labels
@@ -79,11 +81,14 @@ def assemble(config: Config, path: Path, *, fresh_state: bool = False) -> Iterat
         folder = ending.enter_context(closing(folder_of(config))) if config.checkpoint.kind == "file" else None
 
         def connect() -> World:
-            if config.state_topic:
-                kafka_changelog.ensure(client, config.state_topic)
+            topic = config.state_topic
+            like = "" if config.streams.by == "none" else config.kafka.input_topic
+            partitions = kafka_changelog.ensure(client, topic, like) if topic else 0
             world = on_kafka(daemon.config, client, daemon.deployed, metrics)
-            changelog = changelog_of(config, client, world.sink, lambda: daemon.stopping)
-            return replace(world, checkpoint=changelog if config.state_topic else folder)
+            if topic:
+                return with_changelog(world, config, client, partitions, lambda: daemon.stopping)
+            states = folder if isinstance(folder, StreamFolder) else None
+            return replace(world, checkpoint=folder if isinstance(folder, FileCheckpoint) else None, states=states)
 
         def taken(new: Config) -> None:
             server.tune(new.http)
@@ -140,7 +145,7 @@ def prepare(old: Config, new: Config, deployed: Deployed) -> Prepared:
     adapter = newborn(fresh or deployed, new.adapt) if rebuilt & {"model", "adapt"} else None
     if adapter is not None and new.publish.wanted:
         require_answerer(adapter, new.adapt.method, "adapt.method")
-    decoder = decoder_of(new, (fresh or deployed).size) if rebuilt & {"model", "input", "streams"} else None
+    decoder = decoder_of(new, (fresh or deployed).size) if rebuilt & {"model", "input"} else None
     return Prepared(new, found, fresh, adapter, decoder)
 
 
@@ -177,9 +182,10 @@ def on_kafka(config: Config, client: dict[str, object], deployed: Deployed, metr
     return World(source, sink, labels_of(config, deployed, tail, metrics))
 
 
-def folder_of(config: Config) -> FileCheckpoint:
+def folder_of(config: Config) -> FileCheckpoint | StreamFolder:
     """The folder of saved states. Raises CheckpointError where none can be saved there."""
-    return FileCheckpoint(config.checkpoint.folder or Path(), config.checkpoint.keep)
+    folder, keep = config.checkpoint.folder or Path(), config.checkpoint.keep
+    return FileCheckpoint(folder, keep) if config.streams.by == "none" else StreamFolder(folder, keep)
 
 
 def publisher_of(config: Config, client: dict[str, object], metrics: Metrics, adapter: Adapter) -> Publisher | None:
@@ -196,11 +202,16 @@ def publisher_of(config: Config, client: dict[str, object], metrics: Metrics, ad
     return Publisher(outlets, wanted.every_s, metrics)
 
 
-def changelog_of(config: Config, client: dict[str, object], sink: Sink, stopped: Callable[[], bool]) -> KafkaCheckpoint:
-    """The topic of saved states; reading it ends early once ``stopped``."""
+def with_changelog(
+    world: World, config: Config, client: dict[str, object], partitions: int, stopped: Callable[[], bool]
+) -> World:
+    """States go to a topic of so many partitions; reading all of it ends early once ``stopped``."""
     topic = config.state_topic
-    owner = config.kafka.group_instance_id if config.streams.by == "none" else ""
-    return KafkaCheckpoint(sink, topic, lambda: kafka_changelog.read_all(client, topic, stopped=stopped), owner)
+    if config.streams.by == "none":
+        read = partial(kafka_changelog.read_all, client, topic, stopped=stopped)
+        return replace(world, checkpoint=KafkaCheckpoint(world.sink, topic, read, config.kafka.group_instance_id))
+    slices = partial(kafka_reading.slices, client, topic)
+    return replace(world, states=StreamChangelog(world.sink, topic, partitions, slices, config.settle.timeout_s))
 
 
 def labels_of(config: Config, deployed: Deployed, tail: Tail | None, metrics: Metrics) -> Labels:

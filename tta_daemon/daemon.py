@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import compress
 from threading import Event
 
@@ -25,6 +26,7 @@ from tta_daemon.control.config import Config
 from tta_daemon.control.errands import Done, Errand, Errands
 from tta_daemon.control.scribe import Scribe
 from tta_daemon.control.slot import Prepared, Result, Slot
+from tta_daemon.control.stream_states import StreamStates
 from tta_daemon.control.web.board import Board, Kind
 from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected
 from tta_daemon.learner import Learner
@@ -40,6 +42,9 @@ from tta_daemon.stream.progress import Progress
 from tta_daemon.stream.records import Batch
 from tta_daemon.stream.sink import Sink
 from tta_daemon.stream.source import Source
+from tta_daemon.streams.many import Many
+from tta_daemon.streams.one import One
+from tta_daemon.streams.progress import StreamProgress
 from tta_daemon.watch.batch_line import batch_line
 from tta_daemon.watch.guard import Decision
 from tta_daemon.watch.labels import Labels
@@ -67,6 +72,7 @@ class World:
     sink: Sink
     labels: Labels
     checkpoint: Checkpoint | None = None
+    states: StreamStates | None = None
 
 
 class Daemon:
@@ -104,8 +110,14 @@ class Daemon:
         self.decoder = decoder_of(config, deployed.size)
         self.batcher = Batcher(config.batch.size, config.batch.patience_s)
         self.ledger = Ledger()
-        self.progress = Progress(relearn_most=config.checkpoint.relearn_most)
         self.scribe = Scribe(None, config.checkpoint.every_s, metrics, clock)
+        self.progress: Progress | StreamProgress
+        self.streams: One | Many
+        if config.streams.by == "none":
+            self.progress, self.streams = Progress(relearn_most=config.checkpoint.relearn_most), One(learner)
+        else:
+            self.progress = StreamProgress(config.checkpoint.relearn_most)
+            self.streams = Many(learner, config.streams, self.progress, metrics, self.scribe)
         self.dead_letters = DeadLetters(config.kafka.dead_letters, connect_headers=config.kafka.connect_headers)
         self.reject_ratio = RejectRatio(config.limits.reject_ratio, config.limits.reject_window)
         self.partitions = Partitions(self)
@@ -140,20 +152,25 @@ class Daemon:
             else:
                 self.source, self.sink, self.labels = world.source, world.sink, world.labels
                 self.labels.heard = self.board.gallery.labeled
-                self.scribe.checkpoint = world.checkpoint
-                self.resume()
+                self.scribe.checkpoint = world.checkpoint or world.states
+                self.resume(world)
                 self._settled_at = self.clock()
                 self.board.announce()
                 self.board.happened(Kind.READY, f"ready: {self.deployed.name} answers, {self.learner.method} adapts")
                 return not self.stopping
         return False
 
-    def resume(self) -> None:
-        """Go on from the newest saved state, if there is one, and from the records that it has not learned yet."""
-        checkpoint = self.scribe.checkpoint
-        if checkpoint is None:
+    def resume(self, world: World) -> None:
+        """Go on from the newest saved state, if there is one, and from the records that it has not learned yet.
+
+        States of streams come with their partitions.
+        """
+        checkpoint = world.checkpoint
+        if isinstance(self.streams, Many):
+            self.streams.open(world.states, partial(self.board.happened, Kind.RESUMED), fresh=self.fresh_state)
+        elif checkpoint is None:
             return
-        if self.fresh_state:
+        elif self.fresh_state:
             log.info("saved states are set aside", states=checkpoint.set_aside(""))
         elif (snapshot := checkpoint.latest("")) is not None:
             self.learner.resume(snapshot)
@@ -169,6 +186,7 @@ class Daemon:
             for end in ("labels", "sink", "source"):
                 if (opened := getattr(self, end, None)) is not None:
                     closing.callback(opened.close)
+            closing.callback(self.streams.close)
             closing.callback(self.scribe.close, self.config.settle.timeout_s)
 
     @property
@@ -232,7 +250,9 @@ class Daemon:
         self.scribe.every_s = config.checkpoint.every_s
         if self.publisher is not None:
             self.publisher.every_s = config.publish.every_s
+        self.streams.tune(config.streams)
         if ready.adapter is not None:
+            self.streams.rebuilt()
             self.departed()
             self._settled_at -= config.settle.every_s  # what is saved must not be another method's for long
         self.batcher.size, self.batcher.patience_s = config.batch.size, config.batch.patience_s
@@ -260,7 +280,7 @@ class Daemon:
     def reset(self) -> Done:
         """Forget what was learned: the deployed model answers, and learning begins anew."""
         steps = self.learner.step
-        self.learner.forget()
+        self.streams.forget()
         self.departed()
         self.metrics.restored(Restore.REQUESTED)
         return Done(done=True, words=f"{self.learner.method} has forgotten {steps} steps and begins anew")
@@ -300,8 +320,9 @@ class Daemon:
         with self.metrics.timed("decode"):
             decoded = self.decoder.decode_all(records)
         for record, sample in zip(records, decoded, strict=True):
+            teaches = self.progress.read(record.position, None if isinstance(sample, RecordRejected) else sample.of)
             if not isinstance(sample, RecordRejected):
-                self.batcher.add(replace(sample, learned=not self.progress.must_learn(record.position)), self.clock())
+                self.batcher.add(replace(sample, learned=not teaches), self.clock())
             elif self.progress.must_answer(record.position):
                 self.sink.send(self.dead_letters.letter(record, sample))
                 self.ledger.closed(record.position)
@@ -316,6 +337,7 @@ class Daemon:
         asked_at = time.time()
         unanswered = [self.progress.must_answer(record.position) for record in batch.records]
         lag_s = max(0.0, asked_at - min(record.timestamp_s for record in batch.records)) if all(unanswered) else 0.0
+        self.streams.turn_to(batch.of)
         images = torch.from_numpy(batch.images())
         answered = self.learner.answer(images, lag_s, learned=batch.learned)
         about = About(self.deployed.name, self.learner.method, self.learner.step, answered.serve)
@@ -325,7 +347,7 @@ class Daemon:
             for sample, reply in compress(replies, unanswered):
                 self.sink.send(reply.message(self.config.kafka.output_topic, sample.record))
                 self.ledger.closed(sample.record.position)
-                self.labels.answered(reply, self.clock())
+                self.labels.answered(reply, self.clock(), batch.of)
         if any(unanswered):
             self.metrics.answered(replace(batch, samples=tuple(compress(batch.samples, unanswered))), answered)
         self.metrics.relearned(unanswered.count(False))
@@ -344,7 +366,8 @@ class Daemon:
         self.traces.answered(batch, hold, self.config.kafka.group_id, asked_at)
         if hold is Hold.FAILED:
             self.board.happened(Kind.REWOUND, f"{self.learner.method} failed: what it had learned is forgotten")
-        self.progress.learned_from([record.position for record in batch.records])
+        self.progress.learned_from([record.position for record in batch.records], batch.of)
+        self.streams.answered(batch, answered, moved=hold in {None, Hold.FAILED, Hold.GUARD})
 
     def watch_over(self, batch: Batch, answered: Answered) -> None:
         """What a batch says of the stream, told once the answers have left; nothing counts twice."""
@@ -363,9 +386,7 @@ class Daemon:
     def hear_labels(self) -> None:
         """Labels judge the answers, and the estimates of their accuracy, and what the guard makes of both."""
         for scored in self.labels.join(self.clock()):
-            self.learner.guard.labeled(scored)
-            if self.watch is not None:
-                self.watch.labeled(scored, self.clock())
+            self.streams.labeled(scored, self.clock())
 
     def heed_guard(self) -> None:
         """Tell what the guard has decided, and do what follows from it."""
@@ -393,7 +414,7 @@ class Daemon:
         offsets, timeout_s = self.ledger.safe(), self.config.settle.timeout_s
         with self.metrics.timed("commit"):
             self.sink.flush(timeout_s)
-            self.scribe.offer(self.progress.learned, self.learner.snapshot)
+            self.scribe.offer(self.progress.learned, self.streams.saved)
             committed = self.sink.settle(self.source, offsets, timeout_s)
         if committed:
             self.ledger.settled(offsets)
@@ -414,6 +435,7 @@ class Daemon:
         self._reported_at = self.clock()
         self.metrics.turned(self.batcher.waiting, self.ledger.open_count, self.source.lag())
         self.board.publish(standing(self))
+        self.streams.told(self.board)
 
     @property
     def crowded(self) -> bool:
@@ -461,7 +483,8 @@ class Daemon:
         now = self.clock()
         settlement = max(GAP_S, self._settled_at + self.config.settle.every_s - now)  # overdue: it waits for a gap
         due = self.batcher.deadline(now)
-        return max(0.0, min(POLL_S, settlement, POLL_S if due is None else due))
+        patience_s = POLL_S if not self.partitions.arriving else 0.0
+        return max(0.0, min(patience_s, settlement, POLL_S if due is None else due))
 
     def _room(self) -> int:
         """How many records may come in before the batches that wait must go out."""

@@ -169,6 +169,10 @@ class Learner:
             raise CheckpointError(f"the saved state does not fit: {fault} ({REMEDY})") from fault
         self.life.load(snapshot.beside, snapshot.batches)
 
+    def new_life(self) -> Life:
+        """Of a stream that nothing was seen of yet."""
+        return Life.new(self._deployed, self.guard.settings)
+
     def enter(self, life: Life, memory: adapters.Memory | None) -> None:
         """Answer for another stream from now on, which is newborn where it has no memory."""
         self.life = life

@@ -1,6 +1,7 @@
 """Which partitions are ours: what a rebalance takes and brings, where each begins, and reading again what failed."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -25,6 +26,11 @@ class Partitions:
         self._begun: set[Partition] = set()
         self._arriving: set[Partition] = set()
 
+    @property
+    def arriving(self) -> bool:
+        """Whether partitions wait for their beginning."""
+        return bool(self._arriving)
+
     def __contains__(self, partition: object) -> bool:
         """Whether it is known where this partition begins."""
         return partition in self._begun
@@ -42,6 +48,8 @@ class Partitions:
         try:
             if changes.revoked:
                 daemon.clear()
+                if daemon.streams.follow_partitions:
+                    daemon.scribe.hasten(daemon.config.settle.timeout_s)
                 daemon.settle()
         finally:
             self._let_go(changes.revoked)
@@ -58,6 +66,7 @@ class Partitions:
         self._abandon()
         partitions = daemon.source.assignment()
         daemon.ledger.forget(partitions)
+        daemon.progress.drop(partitions)
         daemon.source.rewind(partitions)
         for partition, offset in daemon.progress.behind(partitions).items():
             daemon.source.seek(partition, offset)
@@ -78,6 +87,7 @@ class Partitions:
         """Forget what waits of partitions that are another's now."""
         self._daemon.batcher.drop(partitions)
         self._daemon.ledger.forget(partitions)
+        self._daemon.streams.let_go(partitions)
         self._daemon.metrics.forget(partitions)
         self._begun -= partitions
         self._arriving -= partitions
@@ -91,6 +101,8 @@ class Partitions:
             return
         for partition in sorted(self._arriving):
             try:
+                if not self._daemon.streams.ready(partition, partial(self._committed, partition)):
+                    continue
                 self._begin_one(partition)
             except BrokerUnreachable as fault:
                 log.warning("no partition can begin; trying again", error=str(fault), in_s=self._beginning.failed())
@@ -101,8 +113,8 @@ class Partitions:
 
     def _begin_one(self, partition: Partition) -> None:
         source, progress = self._daemon.source, self._daemon.progress
-        known = source.committed([partition]) if progress.knows(partition) else {}
-        start = progress.begin(partition, known.get(partition), source.oldest)
+        committed = self._committed(partition) if progress.knows(partition) else None
+        start = progress.begin(partition, committed, source.oldest)
         if start.skipped:
             log.warning(
                 "records that were answered before are not learned from", partition=partition, offsets=start.skipped
@@ -112,3 +124,7 @@ class Partitions:
         else:
             log.info("learning on from the saved state", partition=partition, offset=start.seek)
             source.seek(partition, start.seek)
+
+    def _committed(self, partition: Partition) -> int | None:
+        """Where the group stands. Raises BrokerUnreachable."""
+        return self._daemon.source.committed([partition]).get(partition)

@@ -92,7 +92,6 @@ REBUILD = st.fixed_dictionaries(
             [{"weights": "other.pt"}, {"labels": list("abcde")}, {"input_size": [24, 24]}, {"std": [0.5, 0.5, 0.5]}]
         ),
         "input": st.sampled_from([{"max_images": 7}, {"decoders": 1}, {"resize": "stretch"}, {"max_bytes": 400}]),
-        "streams": st.fixed_dictionaries({"by": st.sampled_from(["none", "partition", "key"])}),
     },
 )
 BAD = [
@@ -189,7 +188,7 @@ class Reloading(RuleBasedStateMachine):
 
     @rule(live=LIVE, at_once=st.booleans())
     def change_numbers(self, live, at_once):
-        named = {name: section for name, section in self.written.items() if name in {"model", "input", "streams"}}
+        named = {name: section for name, section in self.written.items() if name in {"model", "input"}}
         shape = {n: v for n, v in self.written.get("adapt", {}).items() if n in {"method", "seed", "options"}}
         self.write(live | named | {"adapt": live.get("adapt", {}) | shape})
         if at_once:
@@ -304,7 +303,7 @@ class Reloading(RuleBasedStateMachine):
         assert daemon.learner.adapter.options == config.adapt.chosen()
         assert daemon.learner._deployed is daemon.deployed
         assert daemon.decoder._bounds.size == config.model.input_size
-        assert (daemon.decoder._by, daemon.decoder._bounds.resize) == (config.streams.by, config.input.resize)
+        assert daemon.decoder._bounds.resize == config.input.resize
         assert daemon.labels.accuracy.window == config.watch.window
         assert set(daemon.labels._join._by_name) == set(daemon.deployed.labels)
         assert daemon.deployed.labels == (config.model.labels or tuple("01234"))

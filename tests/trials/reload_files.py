@@ -73,6 +73,7 @@ NEUTRAL: dict[str, list[Any]] = {
     "adapt.seed": [0, 1],
     "adapt.max_lag_s": [0.0, 1e6],
     "streams.max_resident": [8, 64],
+    "streams.ttl_s": [0.0, 60.0],
 }
 """Settings that change nothing of what tent learns: most are live, the seed builds the adapter anew."""
 
@@ -90,7 +91,6 @@ ANY: dict[str, list[Any]] = {
     "input.max_images": [7, 256],
     "input.decoders": [1, 2],
     "input.resize": ["refuse", "stretch"],
-    "streams.by": ["none", "partition", "key"],
 }
 """Settings that may change what is learned, and by what, while the stream runs."""
 

@@ -37,15 +37,7 @@ class FileCheckpoint:
     def __init__(self, folder: Path, keep: int = 3) -> None:
         self.folder = folder
         self.keep = keep
-        with _explained(f"no state can be saved in {folder}"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            remedy = "give each replica a checkpoint.folder of its own"
-            raise CheckpointError(f"another process keeps its state in {folder} ({remedy})") from error
+        self._lock = locked(folder)
         for stale in folder.glob(f"*{UNFINISHED}"):
             stale.unlink(missing_ok=True)
 
@@ -54,9 +46,10 @@ class FileCheckpoint:
         blob = encode(snapshot)
         kept = self._files(snapshot.stream)
         number = kept[0][0] + 1 if kept else 1
-        final = self.folder / f"{_stem(snapshot.stream)}.{number:08d}{SUFFIX}"
-        with _explained(f"the state cannot be saved in {self.folder}"):
-            self._write(final, blob)
+        final = self.folder / f"{stem_of(snapshot.stream)}.{number:08d}{SUFFIX}"
+        with explained(f"the state cannot be saved in {self.folder}"):
+            write(final, blob)
+            sync(self.folder)
             for _, old in kept[max(0, self.keep - 1) :]:
                 old.unlink(missing_ok=True)
         return len(blob)
@@ -68,29 +61,15 @@ class FileCheckpoint:
     def set_aside(self, stream: str) -> int:
         """See `Checkpoint`: the files stay, under a name that says when they were set aside."""
         files, when = self._files(stream), time.strftime("%Y%m%dT%H%M%S")
-        with _explained(f"the state in {self.folder} cannot be set aside"):
+        with explained(f"the state in {self.folder} cannot be set aside"):
             for _, path in files:
                 path.rename(f"{path}.aside-{when}")
-            _sync(self.folder)
+            sync(self.folder)
         return len(files)
 
     def close(self) -> None:
         """See `Checkpoint`."""
         os.close(self._lock)
-
-    def _write(self, final: Path, blob: bytes) -> None:
-        unfinished = final.with_name(final.name + UNFINISHED)
-        try:
-            with unfinished.open("wb") as file:
-                file.write(blob)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(final)
-        except OSError:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
-            raise
-        _sync(self.folder)
 
     def _read(self, stream: str) -> Iterator[tuple[str, bytes]]:
         """The stream's files, newest first; what the disk does not give counts as broken."""
@@ -102,19 +81,52 @@ class FileCheckpoint:
 
     def _files(self, stream: str) -> list[tuple[int, Path]]:
         """Number and path of each of the stream's files, newest first."""
-        named = re.compile(re.escape(_stem(stream)) + r"\.(\d{8,})" + re.escape(SUFFIX))
-        with _explained(f"the folder {self.folder} cannot be read"):
+        named = re.compile(re.escape(stem_of(stream)) + r"\.(\d{8,})" + re.escape(SUFFIX))
+        with explained(f"the folder {self.folder} cannot be read"):
             found = [(match, path) for path in self.folder.iterdir() if (match := named.fullmatch(path.name))]
         return sorted(((int(match[1]), path) for match, path in found), reverse=True)
 
 
-def _stem(stream: str) -> str:
+def locked(folder: Path) -> int:
+    """Make the folder this process's own, for as long as the returned descriptor is open.
+
+    Raises:
+        CheckpointError: it cannot be made or written to, or another process has it.
+    """
+    with explained(f"no state can be saved in {folder}"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        remedy = "give each replica a checkpoint.folder of its own"
+        raise CheckpointError(f"another process keeps its state in {folder} ({remedy})") from error
+    return lock
+
+
+def write(final: Path, blob: bytes) -> None:
+    """Have a file appear under its name only when all of it is on the disk; it lasts once its folder is synced."""
+    unfinished = final.with_name(final.name + UNFINISHED)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(final)
+    except OSError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
+
+
+def stem_of(stream: str) -> str:
     """A file name for any stream; a digest stands in for one that is too long."""
     name = f"state-{quote(stream, safe='')}"
     return name if len(name) <= LONGEST_NAME else f"state-{hashlib.sha256(stream.encode()).hexdigest()}"
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """Make a rename last: it is an entry of the folder, and that is written by itself."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -124,7 +136,8 @@ def _sync(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
+    """Errors of the disk become CheckpointError: ``what``, and why."""
     try:
         yield
     except OSError as error:

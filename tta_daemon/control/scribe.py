@@ -3,11 +3,10 @@
 import time
 from collections.abc import Callable, Mapping
 from threading import Thread
+from typing import Any, Protocol
 
 import structlog
 
-from tta_daemon.control.checkpoint import Checkpoint
-from tta_daemon.control.snapshot import Snapshot
 from tta_daemon.errors import CheckpointError
 from tta_daemon.stream.records import Partition
 from tta_daemon.watch.metrics import Metrics
@@ -16,6 +15,24 @@ Learned = Mapping[Partition, int]
 
 FIRST_S = 30.0
 """How long the first save may hold up the loop."""
+
+
+class Saved(Protocol):
+    """Something to be written down, and what was learned up to it."""
+
+    @property
+    def learned(self) -> Learned:
+        """The offsets before which every record is learned."""
+
+
+class Place(Protocol):
+    """Where it is written down: a `Checkpoint` or `StreamStates`."""
+
+    with_answers: bool
+
+    def save(self, _: Any, /) -> int:  # noqa: ANN401 - each its own
+        """Keep it; returns its bytes."""
+
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +47,7 @@ class Scribe:
 
     def __init__(
         self,
-        checkpoint: Checkpoint | None,
+        checkpoint: Place | None,
         every_s: float,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
@@ -43,7 +60,7 @@ class Scribe:
         self._writer: Thread | None = None
         self._hurried = self._first = True
         self._kept: Learned = {}
-        self._unsettled: tuple[Snapshot, int, float] | None = None
+        self._unsettled: tuple[Saved, int, float] | None = None
 
     def due(self, learned: Learned) -> bool:
         """Whether to save now that all records before these offsets are learned."""
@@ -52,13 +69,13 @@ class Scribe:
             return False
         return self._hurried or self._clock() - self._began_at >= self.every_s
 
-    def offer(self, learned: Learned, snapshot: Callable[[Learned], Snapshot]) -> None:
+    def offer(self, learned: Learned, snapshot: Callable[[Learned], Saved]) -> None:
         """Take a snapshot and write it down, if that is due: once in every settlement, before it is final."""
         self._unsettled = None  # the last settlement failed, and what was sent with it is void
         if self.due(learned):
             self.save(snapshot(learned))
 
-    def save(self, snapshot: Snapshot) -> None:
+    def save(self, snapshot: Saved) -> None:
         """Write this down; nothing may change the snapshot's tensors from now on."""
         self._began_at, self._hurried = self._clock(), False
         if self.checkpoint is not None and self.checkpoint.with_answers:
@@ -88,7 +105,15 @@ class Scribe:
             self._writer.join(timeout_s)
         return self._kept == learned
 
-    def resumed(self, snapshot: Snapshot) -> None:
+    def holds(self, learned: Learned) -> bool:
+        """Whether what was saved last is the very thing that these marks came with."""
+        return self._kept is learned
+
+    def first(self) -> None:
+        """Something begins of which nothing was ever saved: wait for the next save, and save soon."""
+        self._first = self._hurried = True
+
+    def resumed(self, snapshot: Saved) -> None:
         """What we have is what was saved."""
         self._kept, self._hurried, self._first = snapshot.learned, False, False
 
@@ -101,11 +126,11 @@ class Scribe:
         if self._writer is not None:
             self._writer.join(timeout_s)
 
-    def _write(self, checkpoint: Checkpoint, snapshot: Snapshot) -> None:
+    def _write(self, checkpoint: Place, snapshot: Saved) -> None:
         if (written := self._written(checkpoint, snapshot)) is not None:
             self._keep(*written)
 
-    def _written(self, checkpoint: Checkpoint, snapshot: Snapshot) -> tuple[Snapshot, int, float] | None:
+    def _written(self, checkpoint: Place, snapshot: Saved) -> tuple[Saved, int, float] | None:
         began = time.perf_counter()
         try:
             size = checkpoint.save(snapshot)
@@ -115,7 +140,7 @@ class Scribe:
             return None
         return snapshot, size, time.perf_counter() - began
 
-    def _keep(self, snapshot: Snapshot, size: int, seconds: float) -> None:
+    def _keep(self, snapshot: Saved, size: int, seconds: float) -> None:
         self._kept = snapshot.learned
         self._metrics.saved(size, seconds)
         log.debug("state saved", bytes=size, seconds=round(seconds, 4), learned=len(snapshot.learned))

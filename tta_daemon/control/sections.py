@@ -127,9 +127,17 @@ class Streams(Section):
     """Which records share what is learned."""
 
     by: Literal["none", "partition", "key"] = setting(
-        "none", "One adapter for all records, one per partition, or one per record key.", REBUILD
+        "none", "One adapter for all records, one per partition, or one per record key.", RESTART
     )
-    max_resident: int = setting(64, "Streams kept in memory; the least recently used leaves first.", LIVE, ge=1)
+    max_resident: int = setting(
+        64, "Streams in memory; others wait on the disk, or are forgotten where there is no checkpoint.", LIVE, ge=1
+    )
+    max_known: int = setting(10_000, "Streams remembered at all; the longest unseen is forgotten first.", LIVE, ge=1)
+    ttl_s: float = setting(604_800.0, "Time after which an unseen stream is forgotten; 0: never.", LIVE, ge=0)
+    restore_s: float = setting(
+        300.0, "How long a partition waits for its streams' states; those not there by then begin anew.", LIVE, gt=0
+    )
+    shown: int = setting(5, "Streams that metrics name: the worst ones.", LIVE, ge=0, le=100)
 
 
 class Checkpoint(Section):

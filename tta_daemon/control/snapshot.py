@@ -105,6 +105,18 @@ def decode(blob: bytes) -> Snapshot:
         raise CheckpointError(f"these {len(blob)} bytes are no saved state: {reason}") from error
 
 
+def glance(blob: bytes) -> Snapshot:
+    """What a state says of itself, its tensors left unread and its digest unproven.
+
+    Raises:
+        CheckpointError: these bytes do not begin as those of a state do.
+    """
+    try:
+        return _said_by(_metadata(blob)["manifest"], {})
+    except BROKEN as error:
+        raise CheckpointError(f"these {len(blob)} bytes are no saved state: {type(error).__name__}") from error
+
+
 def _decode(blob: bytes) -> Snapshot:
     metadata = _metadata(blob)
     if metadata.get("format") != FORMAT:
@@ -112,6 +124,10 @@ def _decode(blob: bytes) -> Snapshot:
     memory, text = load(blob), metadata["manifest"]
     if metadata.get("digest") != _digest(text, memory):
         raise ValueError("its digest does not match: it was damaged")
+    return _said_by(text, memory)
+
+
+def _said_by(text: str, memory: Memory) -> Snapshot:
     manifest = json.loads(text)
     return Snapshot(
         stream=_text(manifest["stream"]),

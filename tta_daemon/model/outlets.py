@@ -128,7 +128,7 @@ class TopicOutlet:
 
     def _connected(self) -> tuple[Any, Caller]:
         if self._producer is None or self._caller is None:
-            kafka_changelog.ensure(self.client, self.topic, "publish.topic")
+            kafka_changelog.ensure(self.client, self.topic, setting="publish.topic")
             self._caller = Caller("publish")
             self._producer = opened(KafkaProducer, self._caller, self.client, CALL_S, acks="all")
         return self._producer, self._caller

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -30,10 +30,23 @@ def everything(
     Raises:
         BrokerUnreachable: the brokers refuse, or for ``patience_s`` nothing came although there is more.
     """
+    for records in slices(client, topic, patience_s=patience_s):
+        yield from records
+        if stopped():
+            return
+
+
+def slices(
+    client: Mapping[str, Any], topic: str, number: int | None = None, *, patience_s: float = PATIENCE_S
+) -> Iterator[Sequence[Record]]:
+    """As `everything`, of one partition if it is named, a few records at a time and none where none came for a moment.
+
+    The first slice is empty, and so nothing is read where nobody asks for a second one.
+    """
     caller, consumer = Caller(f"kafka-reading-{topic}"), None
     try:
         consumer = opened(KafkaConsumer, caller, client, CALL_S, **READING)
-        yield from _Reading(consumer, caller, topic, patience_s).records(stopped)
+        yield from _Reading(consumer, caller, topic, number, patience_s).slices()
     except (KafkaError, TimeoutError) as error:
         raise BrokerUnreachable(f"{topic!r} gave an error: {named(error)}") from error
     finally:
@@ -54,23 +67,30 @@ READING = {
 class _Reading:
     """One pass over a topic."""
 
-    def __init__(self, consumer: Any, caller: Caller, topic: str, patience_s: float) -> None:  # noqa: ANN401 - untyped
+    def __init__(
+        self,
+        consumer: Any,  # noqa: ANN401 - untyped
+        caller: Caller,
+        topic: str,
+        number: int | None,
+        patience_s: float,
+    ) -> None:
         self.consumer, self.caller, self.topic, self.patience_s = consumer, caller, topic, patience_s
         numbers = self._call(lambda: consumer.partitions_for_topic(topic)) or ()
-        self.places = [TopicPartition(topic, number) for number in sorted(numbers)]
+        self.places = [TopicPartition(topic, each) for each in sorted(numbers) if number in {None, each}]
 
-    def records(self, stopped: Callable[[], bool]) -> Iterator[Record]:
+    def slices(self) -> Iterator[Sequence[Record]]:
         """The records, partition by partition as they come."""
+        yield []
         if not self.places:
             return
         self.consumer.assign(self.places)
         self.consumer.seek_to_beginning(*self.places)
         ends = self._call(lambda: self.consumer.end_offsets(self.places, timeout_ms=CALL_S * 1000))
         moved_at, told_at, missing = time.monotonic(), time.monotonic(), self._missing(ends)
-        while missing and not stopped():
+        while missing:
             found = self.caller.within(CALL_S + GRACE_S, lambda: self.consumer.poll(timeout_ms=500))
-            for records in found.values():
-                yield from map(record_of, records)
+            yield [record_of(record) for records in found.values() for record in records]
             before, missing, now = missing, self._missing(ends), time.monotonic()
             moved_at = now if missing < before else moved_at
             if now - moved_at > self.patience_s:

@@ -73,8 +73,9 @@ class KafkaSink:
         value = b"" if message.value is None and message.key is None else message.value
         with _mapped("sending failed"):
             self._begin()
+            headers, partition = list(message.headers), message.partition
             self._sent.append(
-                self._producer.send(message.topic, value=value, key=message.key, headers=list(message.headers))
+                self._producer.send(message.topic, value=value, key=message.key, headers=headers, partition=partition)
             )
 
     def flush(self, timeout_s: float) -> None:

@@ -257,5 +257,6 @@ class MemorySink:
 
     def _write(self) -> None:
         for message in self._held:
-            self.log.append(message.topic, message.value, key=message.key, headers=message.headers)
+            where = message.partition
+            self.log.append(message.topic, message.value, key=message.key, headers=message.headers, partition=where)
         self._held.clear()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from tta_daemon.stream.records import Partition, Position
+from tta_daemon.stream.records import Partition, Position, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +12,10 @@ class Start:
 
     seek: int | None = None
     skipped: int = 0
+
+
+EVERYTHING = Stream()
+"""The one stream that there is where all records share a state."""
 
 
 def _zero(_: Partition) -> int:
@@ -79,12 +83,19 @@ class Progress:
         """Whether this record is still to be answered."""
         return position.offset >= self._answered.get(position.partition, 0)
 
-    def learned_from(self, positions: Collection[Position]) -> None:
+    def read(self, position: Position, stream: Stream | None) -> bool:
+        """A record was read; whether it is still to be learned from. None: it is of no stream, for it was refused."""
+        return stream is not None and self.must_learn(position)
+
+    def learned_from(self, positions: Collection[Position], stream: Stream = EVERYTHING) -> None:  # noqa: ARG002 - all are one
         """The learner has seen these records, and all before them in their partitions."""
         for partition, offset in positions:
             mark = self._learned[partition] = max(offset + 1, self._learned.get(partition, 0))
             if mark >= self._answered.get(partition, 0):
                 self._restored.discard(partition)
+
+    def drop(self, partitions: Collection[Partition]) -> None:
+        """What waits of these partitions will come again; the marks know what was learned of it."""
 
     def behind(self, partitions: Collection[Partition]) -> dict[Partition, int]:
         """Where to learn on, for those of the partitions whose learning has yet to catch up with their answers."""

@@ -39,6 +39,13 @@ class Stream(NamedTuple):
     name: str = ""
     home: Partition | None = None
 
+    @property
+    def place(self) -> Partition:
+        """The home of a stream that has one."""
+        if self.home is None:
+            raise ValueError(f"stream {self.name!r} is of no partition")
+        return self.home
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -156,6 +163,7 @@ class Message:
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    partition: int | None = None  # None: as the key decides
 
 
 class Guess(NamedTuple):

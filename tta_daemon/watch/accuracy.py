@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tta_daemon.errors import Reason, RecordRejected
-from tta_daemon.stream.records import Record
+from tta_daemon.stream.records import Record, Stream
 
 LARGEST_VALUE, LONGEST_ID = 1 << 20, 1024
 
@@ -24,7 +24,7 @@ class Label:
 class Scored:
     """One answer that met its label: how many of its images each model had right, and how late the label came.
 
-    ``served_right`` counts what left, where that was not the adapted model's answer.
+    ``served_right`` counts what left, where that was not the adapted model's answer. ``stream`` was answered.
     """
 
     images: int
@@ -32,6 +32,7 @@ class Scored:
     source_right: int | None
     delay_s: float
     served_right: int | None = None
+    stream: Stream | None = None
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class _Waiting:
     source: tuple[int, ...] | None = None
     served: tuple[int, ...] = ()
     truth: tuple[int, ...] | None = None
+    stream: Stream | None = None
 
 
 class LabelJoin:
@@ -98,13 +100,14 @@ class LabelJoin:
         """How many ids wait for their other half."""
         return len(self._answers) + len(self._labels)
 
-    def answered(
+    def answered(  # noqa: PLR0913, PLR0917 - an answer has that many sides
         self,
         id: str,  # noqa: A002 - what records call it
         adapted: Sequence[int],
         source: Sequence[int] | None,
         now: float,
         served: Sequence[int] = (),
+        stream: Stream | None = None,
     ) -> Scored | None:
         """An answer has left; scored at once where its label was here first. Of two answers the later counts.
 
@@ -113,7 +116,8 @@ class LabelJoin:
         self._forget(now)
         if id in self._done:
             return None
-        answer = _Waiting(now, tuple(adapted), None if source is None else tuple(source), tuple(served))
+        of_source = None if source is None else tuple(source)
+        answer = _Waiting(now, tuple(adapted), of_source, tuple(served), stream=stream)
         early = self._labels.pop(id, None)
         if early is not None and early.truth is not None:
             return self._score(id, answer, early.truth, now, delay_s=0.0)
@@ -151,6 +155,7 @@ class LabelJoin:
             source_right=None if answer.source is None else _right(answer.source, truth),
             delay_s=max(0.0, delay_s),
             served_right=_right(answer.served, truth) if answer.served else None,
+            stream=answer.stream,
         )
 
     def _class(self, label: int | str) -> int | None:

@@ -73,6 +73,7 @@ class Instruments:
         self._declare_checkpoint()
         self._declare_publications()
         self._declare_judgement()
+        self._declare_streams()
         self._declare_identity()
 
     def _make(self, kind: Any, name: str, text: str, labels: Mapping[str, Iterable[str]] = {}, **more: Any) -> Any:  # noqa: ANN401 - any instrument; the default is only read
@@ -154,6 +155,35 @@ class Instruments:
             Gauge, "tta_publish_last_success_timestamp_seconds", "When a state was last published; 0: not yet."
         )
         self.published_version = make(Gauge, "tta_publish_version", "Version of the last state that was published.")
+
+    def _declare_streams(self) -> None:
+        make = self._make
+        self.streams = make(Gauge, "tta_streams", "Streams that are known; 0 where all records share one adapter.")
+        self.streams_resident = make(Gauge, "tta_streams_resident", "Streams whose state is in memory.")
+        self.streams_drifted = make(Gauge, "tta_streams_drifted", "Streams that have drifted.")
+        self.streams_born = make(Counter, "tta_streams_born", "Streams seen for the first time.")
+        self.streams_evicted = make(Counter, "tta_streams_evicted", "States put on the disk to make room in memory.")
+        self.streams_returned = make(Counter, "tta_streams_returned", "States that came back from the disk.")
+        why = {"reason": ("no_checkpoint", "too_many", "unseen", "unfit")}
+        self.streams_forgotten = make(Counter, "tta_streams_forgotten", "Streams whose state was lost to them.", why)
+        self.streams_restoring = make(Gauge, "tta_streams_restoring", "States read so far of a partition that comes.")
+        self.streams_restored = make(Counter, "tta_streams_restored", "States restored with their partitions.")
+        self.restores_seconds = make(
+            Histogram, "tta_stream_restore_seconds", "Time to restore a partition's streams.", buckets=(*SECONDS, 120.0)
+        )
+        self.restores_cut = make(Counter, "tta_stream_restores_cut", "Restorations that took longer than allowed.")
+        name: dict[str, Iterable[str]] = {"stream": ()}
+        self.stream_gain = make(
+            Gauge, "tta_stream_gain_ratio", "What adapted answers tell beyond the source's, where least.", name
+        )
+        self.stream_drift = make(
+            Gauge, "tta_stream_drift_ratio", "Drift score over its threshold, where largest.", name
+        )
+        self.stream_accuracy = make(
+            Gauge, "tta_stream_accuracy_ratio", "Accuracy of answers by labels, where lowest.", name
+        )
+        self.together = make(Counter, "tta_forwards_together", "Forwards that answered several streams at once.")
+        self.together_streams = make(Counter, "tta_streams_answered_together", "Streams that were answered by those.")
 
     def _declare_judgement(self) -> None:
         make, models = self._make, {"model": MODELS}

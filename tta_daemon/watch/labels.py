@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from tta_daemon.control.sections import Watch
 from tta_daemon.errors import RecordRejected
-from tta_daemon.stream.records import Answer
+from tta_daemon.stream.records import Answer, Stream
 from tta_daemon.stream.source import Tail
 from tta_daemon.watch.accuracy import Accuracy, Label, LabelJoin, Scored, parse_label
 from tta_daemon.watch.metrics import Metrics
@@ -24,15 +24,15 @@ class Labels:
         self.heard: Callable[[Label], None] = lambda _: None
         self._scored: list[Scored] = []
 
-    def answered(self, answer: Answer, now: float) -> None:
+    def answered(self, answer: Answer, now: float, stream: Stream | None = None) -> None:
         """Remember what was answered until its label comes."""
         if self._tail is not None:
             served = [prediction.class_ for prediction in answer.predictions]
             joined = self._join.answered
             if answer.by == "adapted":
-                self._count(joined(answer.id, served, answer.source_class, now))
+                self._count(joined(answer.id, served, answer.source_class, now, stream=stream))
             else:
-                self._count(joined(answer.id, answer.adapted_class, answer.source_class, now, served))
+                self._count(joined(answer.id, answer.adapted_class, answer.source_class, now, served, stream))
 
     def join(self, now: float) -> list[Scored]:
         """Score every label that has come; returns what was scored since the last call."""

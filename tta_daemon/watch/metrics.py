@@ -22,6 +22,7 @@ from tta_daemon.watch.estimates import Estimate, Estimator
 from tta_daemon.watch.events import Happening
 from tta_daemon.watch.guard import Decision, Serve
 from tta_daemon.watch.instruments import PHASES, Detector, Instruments, Restore
+from tta_daemon.watch.stream_metrics import StreamMetrics
 
 __all__ = ["Detector", "Metrics", "Restore"]
 
@@ -40,6 +41,7 @@ class Metrics:
     def __init__(self, *, process: bool = False, now: Callable[[], float] = time.time) -> None:
         self._at = Instruments()
         self.registry = self._at.registry
+        self.streams = StreamMetrics(self._at)
         self._now = now
         self._smooth: dict[str, float] = {}
         self._tallied: dict[str, int] = {}

@@ -2,12 +2,16 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tta_daemon.control.systemd import Systemd
 from tta_daemon.control.web.chronicle import Chronicle, Entry, Kind
 from tta_daemon.control.web.gallery import Gallery
+
+if TYPE_CHECKING:
+    from tta_daemon.stream.records import Stream
+    from tta_daemon.streams.card import Card
 
 __all__ = ["Board", "Kind", "Verdict"]
 
@@ -31,6 +35,7 @@ class Board:
         self._turned_at: float | None = None
         self._ready = Verdict(good=False, words="starting")
         self._status: Mapping[str, Any] = {}
+        self.streams: Sequence[tuple[Stream, Card]] = ()
         self._chronicle = Chronicle()
         self.gallery = Gallery()
 
@@ -42,6 +47,10 @@ class Board:
     def publish(self, status: Mapping[str, Any]) -> None:
         """What `/api/status` shows from now on; a fresh mapping, never changed after."""
         self._status = status
+
+    def publish_streams(self, streams: "Sequence[tuple[Stream, Card]]") -> None:
+        """What `/api/streams` shows from now on; a fresh sequence, never changed after, though its cards are."""
+        self.streams = streams
 
     def happened(self, kind: Kind, words: str, times: int = 1, **numbers: float) -> None:
         """Tell a person what happened, in one line without payloads. Safe from any thread, and cheap."""

@@ -1,0 +1,1 @@
+"""Many streams in one process: each its own state, one network, and whatever room there is."""
