@@ -151,7 +151,7 @@ def cell(  # noqa: PLR0913, PLR0917 - what a replay is of
     config = Config.model_validate(
         {
             "model": model,
-            "adapt": {"method": method, **({} if method == "source" else column.adapt)},
+            "adapt": {"method": method, **column.adapt, **({"options": {}} if method == "source" else {})},
             "batch": {"size": column.batch, "patience_s": 1.0},
             "watch": {"sample": 0.0 if guard == "off" else 1.0},
             "guard": {"mode": guard},
