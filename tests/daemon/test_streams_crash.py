@@ -1,100 +1,31 @@
 """Streams survive what happens to processes and partitions: each learns what it would alone."""
 
-import io
 import json
 from collections import Counter
-from functools import cache
 
-import numpy as np
 import pytest
-import torch
+from cameras import NEVER_S, PARTITIONS, RECORDS, alone, found, same, setting, values
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from nets import images
-from world import Memory, config, npy
+from world import Memory, config
 
-from tta_daemon.control.snapshot import decode
 from tta_daemon.control.stream_changelog import StreamChangelog
 from tta_daemon.control.stream_folder import StreamFolder
 from tta_daemon.control.stream_states import MemoryStates
 from tta_daemon.errors import DeliveryError
-from tta_daemon.learner import Learner
-from tta_daemon.model.load import load
 from tta_daemon.stream.memory_log import MemoryLog, MemorySink
-from tta_daemon.stream.records import Partition, Stream
+from tta_daemon.stream.records import Partition
 
-SIZE, PARTITIONS, STREAMS, RECORDS = 4, 3, 7, 30
-NEVER_S = 1e6
 GROUP = config().kafka.group_id
 
 
-def setting(delivery="at_least_once", name="pod-0", **more):
-    return config(
-        adapt={"method": "tent", "learn_from": SIZE},
-        batch={"size": SIZE, "patience_s": NEVER_S},
-        settle={"every_s": NEVER_S},
-        limits={"reject_ratio": 1.0},
-        kafka={"delivery": delivery, "group_instance_id": name},
-        checkpoint={"every_s": 0.0},
-        streams={"by": "key", "max_resident": 2},
-        **more,
-    )
-
-
-@cache
-def records():
-    """Each holds a batch: so it is the same batch whoever answers it. With nonsense between."""
-    pixels = (images(RECORDS * SIZE) * 255).byte().permute(0, 2, 3, 1).numpy()
-    values = [npy(pixels[n * SIZE : (n + 1) * SIZE]) for n in range(RECORDS)]
-    return [b"nonsense" if n in {3, 11, 12} else value for n, value in enumerate(values)]
-
-
-def stream_of(n):
-    number = (n * n + n // 3) % STREAMS
-    return f"cam-{number}", number % PARTITIONS
-
-
 def fill(log):
-    for n, value in enumerate(records()):
-        key, partition = stream_of(n)
-        kind = (("content-type", b"application/x-npy"), ("id", str(n).encode()))
-        log.append("images", value, key=key.encode(), headers=kind, partition=partition)
+    for key, partition, headers, value in values():
+        log.append("images", value, key=key, headers=headers, partition=partition)
 
 
 def topics():
     return MemoryLog({"images": PARTITIONS, "answers": 1, "labels": 1, "images-dlq": 1, "state": 2})
-
-
-def found(states):
-    """Everything that is saved, by stream."""
-    places = [Partition("images", n) for n in range(PARTITIONS)]
-    kept = {}
-    for place in places:
-        for some in states.restore(place):
-            for one in some:
-                if one.name is not None:
-                    kept[Stream(one.name, place)] = decode(one.blob)
-    return kept
-
-
-@cache
-def alone():
-    """What each stream has learned by itself, in a process of its own; and how many records of it there are."""
-    learners, counts = {}, Counter()
-    for n, value in enumerate(records()):
-        if value == b"nonsense":
-            continue
-        name, partition = stream_of(n)
-        stream = Stream(name, Partition("images", partition))
-        if stream not in learners:
-            given = setting()
-            learners[stream] = Learner(load(given.model), given.adapt, given.watch.sample, given.guard)
-        pixels = np.ascontiguousarray(np.load(io.BytesIO(value)).transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(
-            255
-        )
-        learners[stream].answer(torch.from_numpy(pixels)).learn()
-        counts[stream] += 1
-    return {stream: (learner.adapter.dump(), counts[stream]) for stream, learner in learners.items()}
 
 
 class Fate:
@@ -238,11 +169,7 @@ def test_whatever_happens_each_stream_learns_the_same(delivery, kind, tmp_path_f
             moment(fate)
         fate.finish()
         kept = found(fate.states)
-        assert kept.keys() == wanted.keys()
-        for stream, (memory, count) in wanted.items():
-            assert kept[stream].batches == count, stream
-            for name, tensor in memory.items():
-                assert torch.equal(kept[stream].memory[name], tensor), (stream, name)
+        assert same(kept, wanted) == ""
         told = Counter(json.loads(record.value)["id"] for record in fate.log.records("answers"))
         told += Counter(record.header("id") for record in fate.log.records("images-dlq"))
         assert len(told) == RECORDS
