@@ -6,6 +6,7 @@ Rules after Schneider et al. 2020 (pseudo-counts), Nado et al. 2020 and Wang et 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,11 +60,10 @@ class StreamNorm(nn.Module):
 Rule = Callable[[StreamNorm, Tensor], Tensor]
 
 
+@torch.no_grad()
 def moments(x: Tensor, *, unbiased: bool = False) -> Statistics:
-    """Mean and variance of each channel over all else: two tensors of C."""
-    dims = [d for d in range(x.dim()) if d != 1]
-    mean = x.mean(dims)
-    var = (x - mean.view(1, -1, *(1,) * (x.dim() - 2))).square().mean(dims)  # torch.var_mean takes many times as long
+    """Mean and variance of each channel over all else: two tensors of C, through which no gradient flows."""
+    mean, var = torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)  # torch.var_mean takes ten times as long
     count = x.numel() / mean.numel()
     return mean, var * (count / (count - 1)) if unbiased else var
 
@@ -122,7 +122,7 @@ def pseudo_counted(source_images: float) -> Rule:
         if alone(x) and source_images == 0:
             return from_source(norm, x)
         weight = x.size(0) / (source_images + x.size(0))
-        return norm.normalize_through(x, *_between(norm.source, moments(x), weight))
+        return norm.normalize(x, *_between(norm.source, moments(x), weight))
 
     return rule
 
@@ -151,11 +151,47 @@ def robust(alpha: float) -> Rule:
     """RoTTA's norm: running statistics with this batch mixed in, the gradient flowing through the batch's share."""
 
     def rule(norm: StreamNorm, x: Tensor) -> Tensor:
-        mean, var = _between((norm.mean, norm.var), moments(x), alpha)
-        norm.proposed = (mean.detach(), var.detach())
-        return norm.normalize_through(x, mean, var)
+        y, mean, var = _Robust.apply(x, norm.weight, norm.bias, (norm, alpha))  # type: ignore[no-untyped-call]
+        norm.proposed = (mean, var)
+        return cast("Tensor", y)
 
     return rule
+
+
+class _Robust(torch.autograd.Function):
+    """Normalize by a mixture of kept and own statistics; backward in three native passes over the batch."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch's own context
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mixed: tuple[StreamNorm, float],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The normalized batch, and by which mean and variance; ``mixed``: into whose statistics by which share."""
+        (norm, share), own = mixed, moments(x)
+        mean, var = _between((norm.mean, norm.var), own, share)
+        ctx.save_for_backward(x, weight, own[0], mean, var)
+        ctx.share, ctx.eps = share, norm.eps
+        ctx.mark_non_differentiable(mean, var)
+        return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, norm.eps), mean, var
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - as above
+        """Through the statistics too, as far as they are the batch's."""
+        x, weight, own_mean, mean, var = ctx.saved_tensors
+        to_x = ctx.needs_input_grad[0]
+        along, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, var, None, None, False, ctx.eps, [to_x, True, True]
+        )
+        if to_x:
+            per_deviation = torch.rsqrt(var + ctx.eps) * (1.0 if weight is None else weight)
+            share = ctx.share * mean.numel() / x.numel()
+            by_mean = -share * per_deviation * to_bias
+            by_var = -share * per_deviation * torch.rsqrt(var + ctx.eps) * to_weight  # times x - own_mean
+            along += functional.batch_norm(x, own_mean, torch.ones_like(var), by_var, by_mean, False, 0.0, 0.0)
+        return along, *((to_weight, to_bias) if weight is not None else (None, None)), None
 
 
 def instance_aware(strictness: float) -> Rule:
