@@ -296,9 +296,13 @@ class Learner:
             Hold.SMALL: images < smallest,
             Hold.EVERY: self.life.batches % adapt.every != 0,
             Hold.LAG: 0.0 < adapt.max_lag_s < lag_s,
-            Hold.BUDGET: self._clock() < self._learned_at + self._learned_for * (1.0 / max(adapt.budget, 1e-9) - 1.0),
+            Hold.BUDGET: adapt.budget == 0.0 or self._clock() < self._learned_at + self._rest(adapt.budget),
         }
         return next((reason for reason, applies in reasons.items() if applies), None)
+
+    def _rest(self, budget: float) -> float:
+        """Seconds from the end of the last learning to the next."""
+        return self._learned_for * (1.0 / budget - 1.0)
 
     def _watched(self) -> bool:
         """True for the share of batches that the source model sees, evenly spread."""
