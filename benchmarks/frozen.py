@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from adapters import Classifier
 from tta_daemon.model import graph
 from tta_daemon.model.frozen import FrozenView
-from tta_daemon.model.runtime import Runtime, Wanted
+from tta_daemon.model.runtime import Runtime
+from tta_daemon.model.wanted import Wanted
 from tta_daemon.watch.view import LAYERS, Probe
 
 Ask = Callable[[Tensor], object]
@@ -48,7 +49,7 @@ def norms(net: Classifier) -> list[str]:
 
 def contenders(net: Classifier, size: int, threads: int) -> dict[str, Ask]:
     """Who is asked, by name. torch's tensors lie channels last, which it likes best on a CPU."""
-    wanted, looked = Wanted(torch.device("cpu"), threads), graph.Answers(net)
+    wanted, looked = Wanted("cpu", threads), graph.Answers(net)
     model = graph.traced(looked, looked.outputs, (size, size))
     given = Runtime(model, wanted, norms(net))
     given.take({name: tensor for name, tensor in net.network.state_dict().items() if name in set(norms(net))})

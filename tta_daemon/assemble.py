@@ -26,10 +26,10 @@ from tta_daemon.control.web.board import Board, Kind
 from tta_daemon.control.web.server import Server
 from tta_daemon.daemon import Daemon, World, decoder_of
 from tta_daemon.errors import ConfigError
-from tta_daemon.learner import Learner, newborn
+from tta_daemon.learner import Learner, deputy_of, newborn
 from tta_daemon.model.load import Deployed, load
 from tta_daemon.model.outlets import FolderOutlet, Outlet, TopicOutlet
-from tta_daemon.model.publish import Publisher, require_answerer
+from tta_daemon.model.publish import Publisher, answerer_of
 from tta_daemon.stream import kafka_changelog, kafka_reading
 from tta_daemon.stream.connection import connection
 from tta_daemon.stream.kafka_sink import KafkaSink
@@ -144,9 +144,11 @@ def prepare(old: Config, new: Config, deployed: Deployed) -> Prepared:
     fresh = load(new.model) if "model" in rebuilt else None
     adapter = newborn(fresh or deployed, new.adapt) if rebuilt & {"model", "adapt"} else None
     if adapter is not None and new.publish.wanted:
-        require_answerer(adapter, new.adapt.method, "adapt.method")
+        answerer_of(adapter, new.adapt.method, "adapt.method")
     decoder = decoder_of(new, (fresh or deployed).size) if rebuilt & {"model", "input"} else None
-    return Prepared(new, found, fresh, adapter, decoder)
+    stale = any(change.path.partition(".")[0] in {"model", "adapt"} for change in found)
+    deputy = deputy_of(fresh or deployed, new.adapt) if stale else None
+    return Prepared(new, found, fresh, adapter, decoder, deputy)
 
 
 def require_token(config: Config) -> None:
@@ -193,7 +195,7 @@ def publisher_of(config: Config, client: dict[str, object], metrics: Metrics, ad
     if not config.publish.wanted:
         return None
     wanted = config.publish
-    require_answerer(adapter, config.adapt.method, "adapt.method")
+    answerer_of(adapter, config.adapt.method, "adapt.method")
     if wanted.folder and "onnx_adapter" in wanted.formats and find_spec("onnxruntime") is None:
         remedy = "pip install 'tta-daemon[onnx]', or leave out onnx_adapter"
         raise ConfigError("publish.formats", "onnxruntime is missing", remedy)

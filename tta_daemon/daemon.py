@@ -246,7 +246,7 @@ class Daemon:
         self.settings = config.masked()
         if ready.deployed is not None:
             self.deployed = ready.deployed
-        self.learner.take(self.deployed, config.adapt, config.watch.sample, config.guard, ready.adapter)
+        self.learner.take(self.deployed, config.adapt, config.watch.sample, config.guard, ready.adapter, ready.deputy)
         self.scribe.every_s = config.checkpoint.every_s
         if self.publisher is not None:
             self.publisher.every_s = config.publish.every_s

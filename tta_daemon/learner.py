@@ -6,7 +6,7 @@ Policy only. How an answer is computed and what is learned from it is the method
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 import torch
@@ -26,6 +26,9 @@ from tta_daemon.stream.records import Partition, Stream
 from tta_daemon.watch.guard import Guard, Serve, blended
 from tta_daemon.watch.view import HeadTap, Probe, SourceView
 from tta_daemon.watch.watching import watch_of
+
+if TYPE_CHECKING:
+    from tta_daemon.model.deputy import Deputy
 
 MOST_LEFT = 4
 """States of methods that were left which are remembered: the latest."""
@@ -70,6 +73,7 @@ class Learner:
         self._sample = sample
         self._clock = clock
         self.adapter = newborn(deployed, adapt)
+        self._deputy = deputy_of(deployed, adapt)
         self.life = Life.new(deployed, guard)
         self._probe = _probe_of(deployed)
         self._tap = HeadTap()
@@ -95,18 +99,19 @@ class Learner:
     @property
     def providers(self) -> Mapping[str, tuple[str, str]]:
         """What ONNX Runtime answers: the execution providers asked for and obtained."""
-        frozen = self._deployed.frozen
-        return {} if frozen is None else {"frozen": (frozen.runtime.asked, frozen.runtime.provider)}
+        answers = {"frozen": self._deployed.frozen, "adapted": self._deputy}
+        return {name: (by.runtime.asked, by.runtime.provider) for name, by in answers.items() if by is not None}
 
-    def take(
+    def take(  # noqa: PLR0913, PLR0917 - what a reload may change
         self,
         deployed: Deployed,
         adapt: Adapt,
         sample: float,
         guard: GuardSettings,
         adapter: adapters.Adapter | None,
+        deputy: "Deputy | None" = None,
     ) -> None:
-        """Go on by other settings, with another adapter where one was built. Cannot fail.
+        """Go on by other settings, with another adapter or deputy where one was built. Cannot fail.
 
         What the old adapter learned is kept, and given back when the same model, method and structural options return.
         """
@@ -114,6 +119,7 @@ class Learner:
             self._left[frozenset(self.identity.items())] = _Left(self.adapter.dump(), self._fortune)
             self.adapter = adapter
             self.guard.departed()
+        self._deputy = None if adapt.serve == "method" else deputy or self._deputy
         self.guard.settings = guard
         if deployed is not self._deployed:
             self._probe = _probe_of(deployed)
@@ -236,10 +242,24 @@ class Learner:
         if hold is Hold.SMALL:
             with normalizing(self.adapter, pseudo_counted(PSEUDO_IMAGES)):
                 return self._predict(images), _nothing
+        if self._deputy is not None:
+            return self._ask_deputy(self._deputy, images, hold)
         if hold is not None:
             return self._predict(images), _nothing
         answer = adapters.answer(self.adapter, images)
         return answer.logits / self.adapter.temperature, lambda: self._learn(answer, images)
+
+    def _ask_deputy(
+        self, deputy: "Deputy", images: Tensor, hold: Hold | None
+    ) -> tuple[Tensor, Callable[[], Signals | None]]:
+        """Another answers; the method computes its own answer when it learns, after the other's has left."""
+        logits, head = deputy(self.adapter, images)
+        if head is not None:
+            self._tap.heard(head)
+        if hold is not None:
+            return logits / self.adapter.temperature, _nothing
+        later = adapters.Answer(logits, lambda: adapters.answer(self.adapter, images).learn())
+        return logits / self.adapter.temperature, lambda: self._learn(later, images)
 
     def _predict(self, images: Tensor) -> Tensor:
         """Logits whose softmax is a probability."""
@@ -337,6 +357,21 @@ def newborn(deployed: Deployed, adapt: Adapt) -> adapters.Adapter:
         return adapters.build(adapt.method, deployed.classifier, adapt.chosen(), known, adapt.seed)
     except ValueError as fault:
         raise ConfigError("adapt.method", str(fault), "docs/methods.md says what each method needs") from fault
+
+
+def deputy_of(deployed: Deployed, adapt: Adapt) -> "Deputy | None":
+    """Who answers by ONNX Runtime, where the settings ask for that.
+
+    Raises:
+        ConfigError: nobody can for this method or model, or ONNX Runtime is missing.
+    """
+    if adapt.serve == "method":
+        return None
+    try:
+        from tta_daemon.model.deputy import Deputy  # noqa: PLC0415 - an extra brings ONNX Runtime
+    except ImportError as fault:
+        raise ConfigError("adapt.serve", f"{fault.name} is missing", "pip install 'tta-daemon[onnx]'") from fault
+    return Deputy(deployed, newborn(deployed, adapt), adapt.method)
 
 
 def _probe_of(deployed: Deployed) -> Callable[[Tensor], SourceView]:

@@ -13,10 +13,10 @@ from tta_daemon.errors import ConfigError
 from tta_daemon.learner import Learner
 from tta_daemon.model.frozen import FrozenView
 from tta_daemon.model.load import load
-from tta_daemon.model.runtime import Wanted
+from tta_daemon.model.wanted import Wanted
 from tta_daemon.watch.view import Probe
 
-HERE = Wanted(torch.device("cpu"), 1)
+HERE = Wanted("cpu", 1)
 RUNTIME = {"model": {"frozen": "runtime"}}
 
 

@@ -19,8 +19,9 @@ from tta_daemon.model import graph
 from tta_daemon.model.load import load
 from tta_daemon.model.outlets import FolderOutlet
 from tta_daemon.model.publication import LATEST, Publication
-from tta_daemon.model.publish import Publisher, require_answerer
-from tta_daemon.model.runtime import Runtime, Wanted
+from tta_daemon.model.publish import Publisher, answerer_of
+from tta_daemon.model.runtime import Runtime
+from tta_daemon.model.wanted import Wanted
 from tta_daemon.watch.guard import Serve
 from tta_daemon.watch.metrics import Metrics
 
@@ -108,9 +109,7 @@ def test_the_deployed_network_with_the_published_tensors_answers_like_the_adapte
         case.time += 11.0
     published = case.out()[-1]
     looked = graph.Answers(case.deployed.classifier)
-    runtime = Runtime(
-        graph.traced(looked, looked.outputs, (16, 16)), Wanted(torch.device("cpu"), 1), list(published.tensors)
-    )
+    runtime = Runtime(graph.traced(looked, looked.outputs, (16, 16)), Wanted("cpu", 1), list(published.tensors))
     runtime.take(published.tensors)
     seen = images(16, seed=3)
     said, learned = runtime(seen)[0], case.learner.adapter.predict(seen)
@@ -198,7 +197,7 @@ def test_a_place_that_hangs_holds_nobody_up_and_gets_the_newest():
 @pytest.mark.parametrize("name", ["rmt", "ecotta", "vida"])
 def test_methods_whose_answers_are_not_one_networks_are_refused(name):
     with pytest.raises(ConfigError, match="not those of one network"):
-        require_answerer(make(name, {}, tiny_cnn()), name, "adapt.method")
+        answerer_of(make(name, {}, tiny_cnn()), name, "adapt.method")
 
 
 def publication(version=7, stream="", seed=0):

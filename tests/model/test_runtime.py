@@ -11,9 +11,10 @@ from torch import nn
 from adapters import Classifier
 from tta_daemon.errors import ConfigError
 from tta_daemon.model import graph
-from tta_daemon.model.runtime import Runtime, Wanted, require_same, started
+from tta_daemon.model.runtime import Runtime, require_same, started
+from tta_daemon.model.wanted import Wanted
 
-HERE = Wanted(torch.device("cpu"), 1)
+HERE = Wanted("cpu", 1)
 SIZE = (16, 16)
 
 
@@ -139,9 +140,9 @@ def test_a_device_that_was_not_obtained_is_refused_where_it_is_required():
     classifier = tiny_cnn()
     model = graph.traced(graph.Answers(classifier), ("logits", "features"), SIZE)
     with pytest.raises(ConfigError, match="asked for CUDAExecutionProvider and computes by CPU") as refused:
-        Runtime(model, Wanted(torch.device("cuda"), 1))
+        Runtime(model, Wanted("cuda", 1))
     assert refused.value.path == "model.require_device"
-    runtime = Runtime(model, Wanted(torch.device("cuda"), 1, required=False))
+    runtime = Runtime(model, Wanted("cuda", 1, required=False))
     assert (runtime.asked, runtime.provider) == ("CUDAExecutionProvider", "CPUExecutionProvider")
     same(runtime(images(2))[0], classifier(images(2)))
 
@@ -149,7 +150,7 @@ def test_a_device_that_was_not_obtained_is_refused_where_it_is_required():
 def test_a_device_that_is_not_known_to_us_is_refused():
     model = graph.traced(graph.Answers(tiny_cnn()), ("logits", "features"), SIZE)
     with pytest.raises(ConfigError, match="not used on mps"):
-        Runtime(model, Wanted(torch.device("mps"), 1))
+        Runtime(model, Wanted("mps", 1))
 
 
 def test_another_dtype_is_refused():

@@ -12,9 +12,9 @@ import adapters
 from tta_daemon.control.config import Config, revealed
 from tta_daemon.control.faults import Fault, faults_of
 from tta_daemon.errors import BrokerUnreachable, ConfigError
-from tta_daemon.learner import newborn
+from tta_daemon.learner import deputy_of, newborn
 from tta_daemon.model.load import load
-from tta_daemon.model.publish import require_answerer
+from tta_daemon.model.publish import answerer_of
 from tta_daemon.stream.connection import connection
 from tta_daemon.stream.kafka_client import Caller, opened
 
@@ -39,8 +39,9 @@ def _model(config: Config) -> Iterator[Fault]:
     for words in adapters.unmet(config.adapt.method, deployed.classifier, deployed.prior(config.adapt.method)):
         yield Fault("adapt.method", f"{config.adapt.method}: {words}", "docs/methods.md says what each method needs")
         return
+    deputy_of(deployed, config.adapt)
     if config.publish.wanted:
-        require_answerer(newborn(deployed, config.adapt), config.adapt.method, "adapt.method")
+        answerer_of(newborn(deployed, config.adapt), config.adapt.method, "adapt.method")
 
 
 def _token(config: Config) -> Iterator[Fault]:

@@ -78,6 +78,9 @@ class Adapt(Section):
     every: int = setting(1, "Learn from every n-th batch.", LIVE, ge=1)
     budget: float = setting(1.0, "Largest share of wall time that learning may take.", LIVE, ge=0, le=1)
     max_lag_s: float = setting(0.0, "Lag above which learning yields to answering; 0: it never does.", LIVE, ge=0)
+    serve: Literal["method", "runtime"] = setting(
+        "method", "Who answers: the method in torch, or ONNX Runtime by what it has learned.", REBUILD
+    )
     seed: int = setting(0, "Seed of the method's own randomness.", REBUILD, ge=0)
     options: Table = setting({}, "Options of the method, below [adapt.options].", REBUILD)
 

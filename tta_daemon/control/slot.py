@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from adapters import Adapter
 from tta_daemon.control.config import Change, Config
 from tta_daemon.model.load import Deployed
 from tta_daemon.stream.decode import Decoder
+
+if TYPE_CHECKING:
+    from tta_daemon.model.deputy import Deputy
 
 
 class Result(StrEnum):
@@ -47,6 +50,7 @@ class Prepared:
     deployed: Deployed | None = None
     adapter: Adapter | None = None
     decoder: Decoder | None = None
+    deputy: "Deputy | None" = None
 
 
 class Standing(NamedTuple):

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from adapters import Classifier
 from tta_daemon.model import graph
-from tta_daemon.model.runtime import Runtime, Wanted, started
+from tta_daemon.model.runtime import Runtime, started
+from tta_daemon.model.wanted import Wanted
 from tta_daemon.watch.view import Probe, SourceView
 
 MOMENTS = "moments"
@@ -56,8 +56,3 @@ class _Looked(nn.Module):
         """The names of what is not empty."""
         features = (graph.FEATURES,) if self.classifier.head else ()
         return (graph.LOGITS, *features, *((MOMENTS,) if len(self.probe.depth) else ()))
-
-
-def wanted_of(device: str, threads: int, *, required: bool) -> Wanted:
-    """Where ONNX Runtime computes what torch computes there; by as many threads, where nobody says how many."""
-    return Wanted(torch.device(device), threads or torch.get_num_threads(), required)

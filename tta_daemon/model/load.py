@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +16,7 @@ from tta_daemon.control.sections import Model
 from tta_daemon.errors import ConfigError
 from tta_daemon.model import artifact, python_factory
 from tta_daemon.model.brought import Brought, Triple
+from tta_daemon.model.wanted import Wanted, wanted_by
 from tta_daemon.watch import knowledge
 from tta_daemon.watch.knowledge import Knowledge
 from tta_daemon.watch.view import LAYERS
@@ -30,7 +31,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 class Deployed:
     """A classifier ready to answer, its classes' names, a digest of its weights, and what is known of its source.
 
-    ``size`` is the height and width of its images; ``frozen`` answers in its place where that was asked for.
+    ``size`` is the height and width of its images; ``frozen`` answers in its place where that was asked for; ONNX
+    Runtime computes where ``wanted`` says.
     """
 
     classifier: Classifier
@@ -40,6 +42,7 @@ class Deployed:
     size: tuple[int, int]
     known: Knowledge | None = None
     frozen: "FrozenView | None" = None
+    wanted: Wanted = field(default_factory=Wanted)
 
     @property
     def num_classes(self) -> int:
@@ -71,7 +74,7 @@ def load(model: Model) -> Deployed:
         _unfold(network, known.folded)
         digest = digest_of(network.state_dict())
     frozen = _frozen(model, classifier, size, LAYERS if known else 0)
-    return Deployed(classifier, labels, digest, brought.name, size, known, frozen)
+    return Deployed(classifier, labels, digest, brought.name, size, known, frozen, wanted_by(model))
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:
@@ -88,11 +91,10 @@ def _frozen(model: Model, classifier: Classifier, size: Sequence[int], layers: i
     if model.frozen == "torch":
         return None
     try:
-        from tta_daemon.model.frozen import FrozenView, wanted_of  # noqa: PLC0415 - an extra brings ONNX Runtime
+        from tta_daemon.model.frozen import FrozenView  # noqa: PLC0415 - an extra brings ONNX Runtime
     except ImportError as fault:
         raise ConfigError("model.frozen", f"{fault.name} is missing", "pip install 'tta-daemon[onnx]'") from fault
-    wanted = wanted_of(model.device, model.threads, required=model.require_device)
-    return FrozenView(classifier, layers, size, wanted)
+    return FrozenView(classifier, layers, size, wanted_by(model))
 
 
 def _device(name: str) -> torch.device:

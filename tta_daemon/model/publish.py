@@ -12,6 +12,7 @@ import structlog
 from torch import Tensor
 
 from adapters import Adapter
+from adapters.parts.answering import Answerer
 from tta_daemon import __version__
 from tta_daemon.errors import ConfigError, PublishError
 from tta_daemon.model.load import Deployed
@@ -199,8 +200,10 @@ def verdict_of(learner: "Learner") -> str | None:
     return guard.serve.value if believed else None
 
 
-def require_answerer(adapter: Adapter, method: str, setting: str) -> None:
-    """Refuse a method whose answers no network of the deployed architecture gives. Raises ConfigError."""
-    if adapter.answerer() is None:
+def answerer_of(adapter: Adapter, method: str, setting: str) -> Answerer:
+    """The network that answers as the method does. Raises ConfigError, naming ``setting``, where no single one does."""
+    answerer = adapter.answerer()
+    if answerer is None:
         message = f"the answers of {method} are not those of one network with the deployed one's layers"
         raise ConfigError(setting, message, "docs/serving.md lists the methods for which they are")
+    return answerer

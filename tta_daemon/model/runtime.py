@@ -1,7 +1,6 @@
 """ONNX Runtime: answers faster than torch does, by constant tensors or by tensors that are given to it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import onnxruntime
 import structlog
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from tta_daemon.errors import ConfigError
 from tta_daemon.model import graph
+from tta_daemon.model.wanted import Wanted
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """What ONNX Runtime calls the devices that torch knows."""
@@ -19,15 +19,6 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 ERRORS_ONLY = 3
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Where ONNX Runtime is to compute, with how many threads, and whether nowhere else will do."""
-
-    device: torch.device
-    threads: int
-    required: bool = True
 
 
 class Runtime:
@@ -52,16 +43,17 @@ class Runtime:
     """
 
     def __init__(self, model: ModelProto, wanted: Wanted, moving: Sequence[str] = ()) -> None:
-        self.asked = PROVIDERS.get(wanted.device.type, "")
+        device = torch.device(wanted.device)
+        self.asked = PROVIDERS.get(device.type, "")
         if not self.asked:
-            message = f"ONNX Runtime is not used on {wanted.device.type}"
+            message = f"ONNX Runtime is not used on {device.type}"
             raise ConfigError("model.device", message, f"say one of {', '.join(PROVIDERS)}")
         self._outputs = [output.name for output in model.graph.output]
         shapes = graph.held(model)
         self._session = _session(graph.opened(model, moving), self.asked, wanted)
         self.provider = self._session.get_providers()[0]
         self._require(wanted)
-        self._place = (wanted.device.type, wanted.device.index or 0) if self.provider == self.asked else ("cpu", 0)
+        self._place = (device.type, device.index or 0) if self.provider == self.asked else ("cpu", 0)
         self._shapes = {name: shapes[name] for name in moving}
         self._given: dict[str, OrtValue] = {}
 
@@ -134,7 +126,7 @@ def _session(model: ModelProto, provider: str, wanted: Wanted) -> onnxruntime.In
     options.inter_op_num_threads = 1
     options.log_severity_level = ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    where = {"device_id": str(wanted.device.index or 0)}
+    where = {"device_id": str(torch.device(wanted.device).index or 0)}
     chosen = [PROVIDERS["cpu"]] if provider == PROVIDERS["cpu"] else [(provider, where), PROVIDERS["cpu"]]
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, chosen)

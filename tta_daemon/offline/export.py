@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,17 +13,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adapters import Adapter
 from tta_daemon import __version__
 from tta_daemon.control.config import Config
 from tta_daemon.control.snapshot import decode, identity_of
-from tta_daemon.errors import CheckpointError, ConfigError, PublishError
+from tta_daemon.errors import CheckpointError, ConfigError
 from tta_daemon.learner import newborn
 from tta_daemon.model import graph
-from tta_daemon.model.frozen import wanted_of
 from tta_daemon.model.load import Deployed, load
 from tta_daemon.model.outlets import appear
-from tta_daemon.model.publish import require_answerer
+from tta_daemon.model.publish import answerer_of
 from tta_daemon.model.runtime import Runtime, require_same
 from tta_daemon.offline import source_images
 
@@ -74,13 +73,13 @@ def run(config: Config, out: Path, asked: Asked) -> Exported:
         learned = of_state(config, deployed, asked.state, asked.images)
     else:
         learned = of_adapter(deployed, asked.adapter) if asked.adapter is not None else Learned({})
-    moving = _moving(newborn(deployed, config.adapt), config.adapt.method) if asked.is_open else ()
+    method = config.adapt.method
+    moving = answerer_of(newborn(deployed, config.adapt), method, "adapt.method").moving() if asked.is_open else ()
     network = copy.deepcopy(deployed.classifier)
     network.network.load_state_dict({**network.network.state_dict(), **learned.tensors})
     looked = graph.Answers(network)
     model = graph.traced(looked, looked.outputs, deployed.size)
-    wanted = wanted_of(config.model.device, config.model.threads, required=False)
-    require_same(Runtime(model, wanted, moving), looked, deployed.size)
+    require_same(Runtime(model, replace(deployed.wanted, required=False), moving), looked, deployed.size)
     model = graph.opened(model, moving)
     _describe(model, deployed, learned.words)
     try:
@@ -110,16 +109,13 @@ def of_adapter(deployed: Deployed, path: Path) -> Learned:
 def of_state(config: Config, deployed: Deployed, path: Path, images: Path | None) -> Learned:
     """What a daemon has saved. Raises ConfigError where it is no state of this model and method."""
     adapter = newborn(deployed, config.adapt)
-    require_answerer(adapter, config.adapt.method, "adapt.method")
+    answerer = answerer_of(adapter, config.adapt.method, "adapt.method")
     try:
         snapshot = decode(path.read_bytes())
         snapshot.belongs_to(identity_of(deployed, config.adapt))
         adapter.load(snapshot.memory)
     except (OSError, CheckpointError, ValueError) as fault:
         raise ConfigError("--state", f"{path}: {fault}", "name a file of checkpoint.folder of this model") from fault
-    answerer = adapter.answerer()
-    if answerer is None:
-        raise PublishError(f"{config.adapt.method} has no network to export")
     tensors = answerer.tensors()
     if lacking := set(answerer.moving()) - set(tensors):
         if images is None:
@@ -130,12 +126,6 @@ def of_state(config: Config, deployed: Deployed, path: Path, images: Path | None
         seen = source_images.read(images, deployed.size, deployed.labels, labeled=False)
         tensors |= answerer.seen(seen.floats(slice(None)).to(deployed.classifier.mean.device))
     return Learned(tensors, f"{config.adapt.method}, step {int(adapter.steps)}")
-
-
-def _moving(adapter: Adapter, method: str) -> tuple[str, ...]:
-    require_answerer(adapter, method, "adapt.method")
-    answerer = adapter.answerer()
-    return answerer.moving() if answerer is not None else ()
 
 
 def _require_fit(setting: str, deployed: Deployed, tensors: Mapping[str, Tensor]) -> None:

@@ -112,6 +112,10 @@ class HeadTap:
             for hook in hooks:
                 hook.remove()
 
+    def heard(self, head: Head) -> None:
+        """Somebody else listened."""
+        self._heads = [head]
+
     @torch.no_grad()
     def behind(self, logits: Tensor) -> Head | None:
         """The features and head whose answer is nearest to ``logits``; None where no head answered these images."""
