@@ -253,7 +253,7 @@ class Daemon:
         self.streams.tune(config.streams)
         if ready.adapter is not None:
             self.streams.rebuilt()
-            self.departed()
+            self.departed(everyone=True)
             self._settled_at -= config.settle.every_s  # what is saved must not be another method's for long
         self.batcher.size, self.batcher.patience_s = config.batch.size, config.batch.patience_s
         self.reject_ratio.tune(config.limits.reject_ratio, config.limits.reject_window)
@@ -281,15 +281,15 @@ class Daemon:
         """Forget what was learned: the deployed model answers, and learning begins anew."""
         steps = self.learner.step
         self.streams.forget()
-        self.departed()
+        self.departed(everyone=True)
         self.metrics.restored(Restore.REQUESTED)
         return Done(done=True, words=f"{self.learner.method} has forgotten {steps} steps and begins anew")
 
-    def departed(self) -> None:
+    def departed(self, *, everyone: bool = False) -> None:
         """What answers is not what was saved or published, nor what the canary images were shown to."""
         self.scribe.departed()
         if self.publisher is not None:
-            self.publisher.departed(self.deployed, self.learner)
+            self.publisher.departed(self.deployed, self.learner, everyone=everyone)
         if self.watch is not None and self.watch.canary is not None:
             self.watch.canary.forget()
 

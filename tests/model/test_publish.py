@@ -164,11 +164,15 @@ def test_a_reset_takes_back_what_was_published():
     assert taken_back(case)
 
 
-def test_streams_are_published_each_by_itself():
+def test_streams_are_published_each_by_itself_and_forgotten_together():
     case = Case()
     case.batch(0, "north")
     case.batch(1, "south")
     assert [p.stream for p in case.out()] == ["north", "south"]
+    case.learner.forget()
+    case.publisher.departed(case.deployed, case.learner, everyone=True)
+    assert {p.stream for p in case.out() if p.about["verdict"] == "source"} == {"north", "south"}
+    assert len(case.out()) == 4
 
 
 def test_a_place_that_is_broken_is_counted_and_tried_again_with_the_next_state():

@@ -86,19 +86,21 @@ class Publisher:
         if answerer is None or learner.method == "source":
             return
         verdict, step, last = verdict_of(learner), learner.step, self._known(stream)
-        names = answerer.moving()
         if last is not None and not last.reverted and (
             verdict is None or step < last.step or learner.method != last.method
         ):  # fmt: skip
-            state = deployed.classifier.network.state_dict()
-            self._publish(deployed, learner, stream, {name: state[name] for name in names}, "source")
+            self._publish(deployed, learner, stream, _source(deployed, answerer), "source")
         elif verdict is not None and images is not None and step and self._due(last, step):
             seen = answerer.seen(images.to(deployed.classifier.mean.device))
             self._publish(deployed, learner, stream, {**answerer.tensors(), **seen}, verdict)
 
-    def departed(self, deployed: Deployed, learner: "Learner") -> None:
-        """What was learned of the stream that was looked at last is forgotten, or another method answers."""
+    def departed(self, deployed: Deployed, learner: "Learner", *, everyone: bool = False) -> None:
+        """What was learned of the stream that was looked at last is forgotten, or that of ``everyone``."""
         self.look(deployed, learner, self._stream, None)
+        answerer = learner.adapter.answerer() if everyone else None
+        for stream, last in list(self._last.items()) if answerer is not None else ():
+            if not last.reverted and answerer is not None:
+                self._publish(deployed, learner, stream, _source(deployed, answerer), "source")
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Let the last word be written, for so long."""
@@ -198,6 +200,12 @@ def verdict_of(learner: "Learner") -> str | None:
         return UNGUARDED
     believed = guard.settings.mode == "guarded" and guard.serve is not Serve.SOURCE
     return guard.serve.value if believed else None
+
+
+def _source(deployed: Deployed, answerer: Answerer) -> dict[str, Tensor]:
+    """What the deployed network holds in place of all that may be published."""
+    state = deployed.classifier.network.state_dict()
+    return {name: state[name] for name in answerer.moving()}
 
 
 def answerer_of(adapter: Adapter, method: str, setting: str) -> Answerer:
