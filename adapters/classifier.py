@@ -13,7 +13,8 @@ class Classifier(nn.Module):
     """A network with its normalization in front, frozen and in evaluation mode from here on.
 
     ``opaque`` says that it only answers: it has no layers to look into, and nothing in it can learn.
-    Its convolutions' weights are laid channels last, in place: convolutions and norms are fastest so.
+    Its convolutions' weights are laid channels last, in place: convolutions and norms are fastest so. Networks with
+    GroupNorm are left alone, whose backward pass on a CPU kills the process where its input has channels last.
 
     Args:
         network: any module that maps N x 3 x H x W to N x C logits. It is frozen in place.
@@ -40,8 +41,9 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
+        grouped = any(isinstance(module, nn.GroupNorm) for module in network.modules())  # crashes torch 2.13 backward
         for parameter in network.parameters():
-            if parameter.dim() == IMAGES:
+            if parameter.dim() == IMAGES and not grouped:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.head = head if head is not None else _last_linear(network)
         linear = dict(network.named_modules()).get(self.head) if self.head else None
