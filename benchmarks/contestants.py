@@ -140,18 +140,25 @@ def naive(method: str, place: Ground) -> Contestant:
     return NAIVE[method](classifier, options_of(method), prior_of(method, classifier))
 
 
-def learner(place: Ground, method: str, *, watched: bool) -> Contestant:
-    """The daemon's learner; ``watched`` with its guard as it comes, else without any."""
-    classifier = place.network()
-    deployed = Deployed(classifier, tuple(map(str, range(classifier.num_classes))), "", "")
-    guard = Guard() if watched else Guard(mode="off")
-    learns = Learner(deployed, Adapt(method=method, options=dict(OPTIONS.get(method, {}))), SAMPLE * watched, guard)
+def learners(place: Ground, method: str) -> dict[str, Contestant]:
+    """The daemon's learner without a guard, with its guard as it comes, and with nothing to learn for want of drift."""
+    return {
+        f"{method}, in the daemon": learner(place, Adapt(method=method), Guard(mode="off"), 0.0),
+        f"{method}, in the daemon, guarded": learner(place, Adapt(method=method), Guard(), 1.0),
+        f"{method}, in the daemon, no drift": learner(
+            place, Adapt(method=method, when="drift"), Guard(mode="off"), 0.0
+        ),
+    }
+
+
+def learner(place: Ground, adapt: Adapt, guard: Guard, sample: float) -> Contestant:
+    """Batches answered and learned from, where drift is never seen."""
+    classifier, side = place.network(), place.batches[0].shape[2]
+    deployed = Deployed(classifier, tuple(map(str, range(classifier.num_classes))), "", "", (side, side))
+    learns = Learner(deployed, adapt, sample, guard)
+    learns.life.drifted = False
 
     def turn(images: Tensor) -> None:
         learns.answer(images).learn()
 
     return turn
-
-
-SAMPLE = 0.1
-"""Share of the batches that the frozen network sees as well: the setting's default."""

@@ -24,6 +24,9 @@ from development import add_arguments
 from naive import NAIVE
 
 SIZES = {"resnet20": 200, "resnet56": 200, "lite0": 32}
+MEASURED = ("norm", "tent", "rmt", "cotta", "ecotta")
+"""Methods whose memory is measured: one of each kind."""
+
 PATIENCE_S = 4.0
 """A contestant whose turn takes longer has only a few."""
 
@@ -35,12 +38,7 @@ def entrants(place: Ground, methods: list[str]) -> dict[str, Contestant]:
         found[method] = contestants.ours(method, place)
         if method in NAIVE:
             found[f"{method}, naive"] = contestants.naive(method, place)
-    if "tent" in methods:
-        for watched in (False, True):
-            found[f"tent, {'watched' if watched else 'unwatched'}"] = contestants.learner(
-                place, "tent", watched=watched
-            )
-    return found
+    return found | (contestants.learners(place, "tent") if "tent" in methods else {})
 
 
 def compete(everyone: Mapping[str, Contestant], place: Ground, rounds: int) -> dict[str, dict[str, float]]:
@@ -86,6 +84,8 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
     plain, last = rows["frozen, torch"]["seconds"], rows["frozen, torch, channels last"]["seconds"]
     lines = [f"{'':<32}{'s/batch':>9}{'x torch':>9}{'x ch.last':>10}{'naive/ours':>11}{'tensors':>9}{'process':>9}"]
     for name, row in rows.items():
+        if "seconds" not in row:
+            continue
         spent = row["seconds"]
         rival = rows.get(f"{name}, naive", {}).get("seconds", 0.0) / spent
         memory = "".join(f"{row[key]:>9.0f}" if key in row else f"{'':>9}" for key in ("tensors_mib", "process_mib"))
@@ -102,18 +102,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="images in a batch; 200, of 224 pixels 32")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
-    parser.add_argument("--no-memory", action="store_true", help="seconds only")
+    parser.add_argument(
+        "--memory", nargs="*", default=["norm", "tent", "rmt", "cotta", "ecotta"], help="of which methods"
+    )
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size = options.batch or SIZES[options.network]
     place = contestants.ground(options.network, options.data, size)
     rows = compete(entrants(place, options.methods), place, options.rounds)
-    for method in () if options.no_memory else options.methods:
+    for method in options.memory:
         for side in ("ours", "naive") if method in NAIVE else ("ours",):
             process, tensors = apart(remembered, options.network, options.data, size, method, side)
-            row = rows[method if side == "ours" else f"{method}, naive"]
+            row = rows.setdefault(method if side == "ours" else f"{method}, naive", {})
             row |= {"process_mib": process, "tensors_mib": tensors}
+            print(f"{method}, {side}: {tensors:.0f} MiB of tensors, the process grows by {process:.0f} MiB", flush=True)
     print(table(rows))
     if options.out:
         about = {"network": options.network, "batch": list(place.batches[0].shape), "threads": options.threads,
