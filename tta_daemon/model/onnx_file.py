@@ -1,11 +1,9 @@
 """An .onnx file as a deployed model: imported where we know its operators, else answered by ONNX Runtime alone."""
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import onnx
 import structlog
@@ -15,11 +13,12 @@ from torch import Tensor, nn
 
 from tta_daemon.control.sections import Model
 from tta_daemon.errors import ConfigError
-from tta_daemon.model.brought import Brought, Triple
+from tta_daemon.model.brought import Brought
 from tta_daemon.model.onnx_import import Unreadable, Unsupported, network_of
 from tta_daemon.model.onnx_import.compare import Original, compare
 from tta_daemon.model.onnx_import.fold import MOST_NUMBERS
 from tta_daemon.model.onnx_import.read import graph_of, parse
+from tta_daemon.model.said import about, listed
 
 SETTING = "model.artifact"
 
@@ -72,7 +71,7 @@ def _imported(path: Path, model: Model, proto: ModelProto, said: Mapping[str, st
     network = network_of(graph, size)
     apart = compare(network, graph, proto, path.parent, size)
     log.info("imported", file=path.name, steps=len(network.steps), opset=graph.opset, apart=f"{apart:.1e}")
-    return Brought(network, path.stem, SETTING, size=size, **_about(said, path))
+    return Brought(network, path.stem, SETTING, size=size, **about(said, path))
 
 
 def _black_box(path: Path, model: Model, proto: ModelProto, said: Mapping[str, str], why: str) -> Brought:
@@ -89,7 +88,7 @@ def _black_box(path: Path, model: Model, proto: ModelProto, said: Mapping[str, s
     closing = any(n.op_type == "Softmax" and original.output in n.output for n in proto.graph.node)
     network = BlackBox(original, original.output, shape[0], closing=closing)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Brought(network, path.stem, SETTING, size=size, digest=digest, **_about(said, path))
+    return Brought(network, path.stem, SETTING, size=size, digest=digest, **about(said, path))
 
 
 def _bounded(proto: ModelProto) -> None:
@@ -114,42 +113,10 @@ def _size(shape: Sequence[int | None], said: Mapping[str, str], model: Model) ->
             message = f"{list(wanted)}, but the file takes images of {list(size)} and no others"
             raise ConfigError("model.input_size", message, "leave it out, or export the model with another size")
         return size
-    named = _listed(said, "input_size", 2)
+    named = listed(said, "input_size", 2)
     if named is not None and "input_size" not in model.model_fields_set:
         return int(named[0]), int(named[1])
     return wanted
-
-
-def _about(said: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """What the file's metadata say: labels, mean and std, each as JSON."""
-    mean, std = _listed(said, "mean", 3), _listed(said, "std", 3)
-    if std is not None and min(std) <= 0:
-        raise ConfigError("model.std", f"{path} says {list(std)}, by which nothing can be divided", "say it here")
-    return {"labels": _labels(said), "mean": cast("Triple | None", mean), "std": cast("Triple | None", std)}
-
-
-def _labels(said: Mapping[str, str]) -> tuple[str, ...] | None:
-    """A JSON list of names, or a JSON object from class to name."""
-    for key in ("labels", "names", "id2label"):
-        held = _json(said, key)
-        if isinstance(held, dict) and sorted(held) == sorted(map(str, range(len(held)))):
-            held = [held[str(number)] for number in range(len(held))]
-        if isinstance(held, list) and held and all(isinstance(name, str) for name in held):
-            return tuple(held)
-    return None
-
-
-def _listed(said: Mapping[str, str], key: str, count: int) -> tuple[float, ...] | None:
-    held = _json(said, key)
-    good = isinstance(held, list) and len(held) == count and all(isinstance(x, int | float) for x in held)
-    return tuple(held) if good and all(math.isfinite(x) for x in held) else None
-
-
-def _json(said: Mapping[str, str], key: str) -> Any:  # noqa: ANN401 - whatever JSON holds
-    try:
-        return json.loads(said[key])
-    except (KeyError, ValueError, RecursionError):
-        return None
 
 
 def _filled_up(images: Tensor, at_once: int) -> Tensor:

@@ -6,16 +6,16 @@ the layers that methods look for; ``build`` makes the network; ``compare`` asks 
 
 from collections.abc import Sequence
 
+from tta_daemon.model.imported import ImportedNetwork
 from tta_daemon.model.onnx_import.build import build
 from tta_daemon.model.onnx_import.fold import fold
 from tta_daemon.model.onnx_import.graph import Graph, Unreadable, Unsupported
-from tta_daemon.model.onnx_import.network import OnnxNetwork
 from tta_daemon.model.onnx_import.patterns import recognized
 
-__all__ = ["Graph", "OnnxNetwork", "Unreadable", "Unsupported", "network_of"]
+__all__ = ["Graph", "ImportedNetwork", "Unreadable", "Unsupported", "network_of"]
 
 
-def network_of(graph: Graph, size: Sequence[int]) -> OnnxNetwork:
+def network_of(graph: Graph, size: Sequence[int]) -> ImportedNetwork:
     """The network of a graph, for images of this height and width.
 
     Raises:

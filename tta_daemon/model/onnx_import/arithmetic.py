@@ -10,7 +10,8 @@ from onnx import TensorProto
 from torch import Tensor
 from torch.nn import functional
 
-from tta_daemon.model.onnx_import.operator import Bound, Compute, Operator, bound, plain
+from tta_daemon.model.imported import Compute
+from tta_daemon.model.onnx_import.operator import Bound, Operator, bound, plain
 
 _KINDS: Mapping[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32, TensorProto.DOUBLE: torch.float32, TensorProto.FLOAT16: torch.float32,

@@ -1,24 +1,20 @@
 """From a folded graph to a network: layers under the names that the file gives them, and steps between them."""
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tta_daemon.model.imported import Compute, Count, ImportedNetwork, Made, Operand, Plain, Step
 from tta_daemon.model.onnx_import.fold import Folded, widened_concat
 from tta_daemon.model.onnx_import.graph import Node, consumers
 from tta_daemon.model.onnx_import.modules import layer_of, linear
-from tta_daemon.model.onnx_import.network import Count, Held, Made, OnnxNetwork, Operand, Plain, Step
-from tta_daemon.model.onnx_import.operator import Bound, Compute
+from tta_daemon.model.onnx_import.operator import Bound
 from tta_daemon.model.onnx_import.operators import OPERATORS
 
-LONGEST_NAME = 120
 
-
-def build(folded: Folded) -> OnnxNetwork:
+def build(folded: Folded) -> ImportedNetwork:
     """The network of a graph; a closing Softmax is left out, for methods want logits."""
     graph = folded.graph
     nodes = list(graph.nodes)
@@ -28,30 +24,18 @@ def build(folded: Folded) -> OnnxNetwork:
     return _Building(folded, nodes, output).network()
 
 
-@dataclass(slots=True)
-class _Place:
-    """Where in a network something goes: the module above it, and its name there."""
-
-    path: str
-    leaf: str
-
-    @property
-    def dotted(self) -> str:
-        return f"{self.path}.{self.leaf}" if self.path else self.leaf
-
-
 class _Building:
     def __init__(self, folded: Folded, nodes: Sequence[Node], output: str) -> None:
         self._folded, self._nodes, self._output = folded, nodes, output
         self._constants, self._opset = folded.graph.constants, folded.graph.opset
         self._users = consumers(nodes)
-        self._network = OnnxNetwork((), folded.graph.input, output)
+        self._network = ImportedNetwork(folded.graph.input, output)
         self._held: dict[str, Operand] = {}
         self._merged: set[int] = set()
 
-    def network(self) -> OnnxNetwork:
+    def network(self) -> ImportedNetwork:
         steps = [step for node in self._nodes if id(node) not in self._merged for step in self._steps(node)]
-        self._network.steps = tuple(_letting_go(steps, {self._folded.graph.input, self._output}))
+        self._network.take(steps)
         return self._network
 
     def _steps(self, node: Node) -> Iterator[Step]:
@@ -84,9 +68,7 @@ class _Building:
 
     def _place_layer(self, node: Node, module: nn.Module) -> str:
         """Put a layer into the network and give its name. Equal weights are written once; every layer has its own."""
-        place = self._place(_layer_name(node))
-        self._network.get_submodule(place.path).add_module(place.leaf, module)
-        return place.dotted
+        return self._network.put_layer(_layer_name(node), module)
 
     def _compute(self, of: Bound) -> Compute:
         node = of.node
@@ -118,29 +100,9 @@ class _Building:
         if name not in self._constants:
             return Made(name)
         if name not in self._held:
-            place = self._place(name)
-            owner, tensor = self._network.get_submodule(place.path), self._constants[name].clone()
-            if learnable(tensor):
-                owner.register_parameter(place.leaf, nn.Parameter(tensor))
-            else:
-                owner.register_buffer(place.leaf, tensor)
-            self._held[name] = Held(place.path, place.leaf)
+            tensor = self._constants[name]
+            self._held[name] = self._network.hold(name, tensor, learns=learnable(tensor))
         return self._held[name]
-
-    def _place(self, name: str) -> _Place:
-        """A free place under a name like this one. The file may say anything, so little of it is taken over."""
-        parts = [part for part in re.sub(r"[^\w.]+", "_", name[:LONGEST_NAME]).split(".") if part] or ["unnamed"]
-        module: nn.Module = self._network
-        path: list[str] = []
-        for part in parts[:-1]:
-            inner = dict(module.named_children()).get(part)
-            if type(inner) is not nn.Module:
-                part = _free(module, part)  # noqa: PLW2901 - the name that it gets
-                inner = nn.Module()
-                module.add_module(part, inner)
-            module = inner
-            path.append(part)
-        return _Place(".".join(path), _free(module, parts[-1]))
 
 
 def learnable(tensor: Tensor) -> bool:
@@ -150,25 +112,9 @@ def learnable(tensor: Tensor) -> bool:
     return len(torch.unique(tensor)) > 2  # noqa: PLR2004 - as said
 
 
-def _free(module: nn.Module, name: str) -> str:
-    while hasattr(module, name):
-        name += "_"
-    return name
-
-
 def _layer_name(node: Node) -> str:
     """The name of the layer whose weight a node uses, where its name still tells; else what the node is called."""
     weight = node.input(1)
     if weight.endswith(".weight"):
         return weight.removesuffix(".weight")
     return ".".join(part for part in node.name.split("/") if part) or node.op
-
-
-def _letting_go(steps: Sequence[Step], kept: set[str]) -> list[Step]:
-    """The same steps, each letting go of the values that it is the last to need, or that nobody needs."""
-    needed, found = set(kept), list[Step]()
-    for step in reversed(steps):
-        wanted = {operand.name for operand in step.operands if isinstance(operand, Made)}
-        found.append(replace(step, done=tuple(sorted((wanted | set(step.outputs)) - needed))))
-        needed |= wanted
-    return found[::-1]

@@ -9,8 +9,8 @@ import torch
 from onnx import ModelProto, TensorProto, ValueInfoProto
 from torch import Tensor
 
+from tta_daemon.model.imported import ImportedNetwork
 from tta_daemon.model.onnx_import.graph import Graph, Unreadable
-from tta_daemon.model.onnx_import.network import OnnxNetwork
 from tta_daemon.model.onnx_import.read import tensor_of
 
 TOLERANCE = 1e-3
@@ -81,7 +81,7 @@ class Original:
 
 
 @torch.no_grad()
-def compare(network: OnnxNetwork, graph: Graph, model: ModelProto, folder: Path, size: Sequence[int]) -> float:
+def compare(network: ImportedNetwork, graph: Graph, model: ModelProto, folder: Path, size: Sequence[int]) -> float:
     """The largest difference of the answers to a few images, as a share of the largest answer.
 
     Raises:
@@ -111,7 +111,7 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
     return apart / size if size else apart
 
 
-def _parting(network: OnnxNetwork, graph: Graph, model: ModelProto, folder: Path, images: Tensor) -> str:
+def _parting(network: ImportedNetwork, graph: Graph, model: ModelProto, folder: Path, images: Tensor) -> str:
     """The first step from which on the values differ, and the step where they differ most."""
     made = {node_output for node in graph.nodes for node_output in node.outputs if node_output}
     steps = [(step, step.outputs[0]) for step in network.steps if step.outputs[0] in made]

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tta_daemon.model.imported import Compute, Growing
 from tta_daemon.model.onnx_import.graph import Graph, Node, Unreadable, Unsupported, consumers, ordered
-from tta_daemon.model.onnx_import.operator import Bound, Compute, Operator
+from tta_daemon.model.onnx_import.operator import Bound, Operator
 from tta_daemon.model.onnx_import.operators import OPERATORS
 
 FEW, MORE, MOST = 2, 3, 5
@@ -22,20 +23,6 @@ MOST_NUMBERS = 1 << 28
 """Of one value, for so few images."""
 
 REMEDY = "export it with a batch dimension that is dynamic"
-
-
-@dataclass(frozen=True, slots=True)
-class Growing:
-    """Whole numbers, one or a row of them, that follow the number of images: ``base + slope * n``."""
-
-    base: tuple[int, ...]
-    slope: tuple[int, ...]
-    single: bool = False
-
-    def at(self, n: int) -> Any:  # noqa: ANN401 - a number, or a list of them
-        """What they are for ``n`` images."""
-        made = [base + slope * n if slope else base for base, slope in zip(self.base, self.slope, strict=True)]
-        return made[0] if self.single else made
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tta_daemon.model.onnx_import.operator import Bound, Compute, Operator, bound, plain
+from tta_daemon.model.imported import Compute
+from tta_daemon.model.onnx_import.operator import Bound, Operator, bound, plain
 
 _CONVOLUTIONS = {3: functional.conv1d, 4: functional.conv2d}
 _MAXIMA = {3: functional.max_pool1d, 4: functional.max_pool2d}

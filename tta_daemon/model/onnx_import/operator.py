@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor
 
+from tta_daemon.model.imported import Compute
 from tta_daemon.model.onnx_import.graph import Node, Unsupported
-
-Compute = Callable[..., Any]
-"""Takes the node's inputs in their order, None for an absent one; gives a tensor, or a tuple of several."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tta_daemon.model.onnx_import.operator import Bound, Compute, Operator, bound, plain
+from tta_daemon.model.imported import Compute
+from tta_daemon.model.onnx_import.operator import Bound, Operator, bound, plain
 
 Sizes = Sequence[int]
 
