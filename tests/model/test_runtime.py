@@ -9,8 +9,10 @@ from onnxruntime import AdapterFormat, LoraAdapter, RunOptions
 from torch import nn
 
 from adapters import Classifier
+from tta_daemon.control.sections import Model
 from tta_daemon.errors import ConfigError
 from tta_daemon.model import graph
+from tta_daemon.model.load import load
 from tta_daemon.model.runtime import Runtime, require_same, started
 from tta_daemon.model.wanted import Wanted
 
@@ -61,6 +63,27 @@ def test_tensors_bear_their_own_names_and_none_is_folded_or_merged():
     held = graph.held(graph.traced(looked, looked.outputs, SIZE))
     state = {n: tuple(t.shape) for n, t in classifier.network.state_dict().items() if "num_batches" not in n}
     assert state.items() <= held.items()
+
+
+class Named(nn.Module):
+    """Has tensors of names that what it is wrapped in has too."""
+
+    def __init__(self):
+        super().__init__()
+        self.normalization = nn.ParameterDict({"mean": torch.full((3, 1, 1), 0.2), "std": torch.full((3, 1, 1), 0.3)})
+        self.linear = nn.Linear(3 * 16 * 16, 4)
+
+    def forward(self, x):
+        return self.linear(((x - self.normalization["mean"]) / self.normalization["std"]).flatten(1))
+
+
+def test_a_network_may_have_tensors_of_any_name():
+    classifier = Classifier(Named(), (0.5,) * 3, (0.25,) * 3)
+    looked = graph.Answers(classifier)
+    runtime = started(looked, looked.outputs, SIZE, HERE)
+    same(runtime(images(4))[0], classifier(images(4)))
+    held = graph.held(graph.traced(looked, looked.outputs, SIZE))
+    assert {"normalization.mean", "normalization.std", "linear.weight", "linear.bias"} <= held.keys()
 
 
 @pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
@@ -198,6 +221,18 @@ def test_a_runtime_with_other_tensors_is_told_from_its_network():
     runtime.take({"bn1.weight": classifier.network.bn1.weight * 2})
     with pytest.raises(ConfigError, match="answers differently"):
         require_same(runtime, graph.Answers(classifier), SIZE)
+
+
+def test_what_was_exported_can_be_deployed_and_exported_again(tmp_path):
+    classifier = tiny_cnn()
+    looked = graph.Answers(classifier)
+    for number in range(2):
+        model = graph.traced(looked, looked.outputs, SIZE)
+        del model.graph.output[1:]  # answers only
+        onnx.save(model, tmp_path / f"{number}.onnx")
+        deployed = load(Model(artifact=tmp_path / f"{number}.onnx", input_size=SIZE, frozen="runtime", threads=1))
+        same(deployed.frozen(images(5)).logits, classifier(images(5)))
+        looked = graph.Answers(deployed.classifier)
 
 
 def test_graphs_are_whole():

@@ -138,17 +138,16 @@ class _Traced(nn.Module):
 
 def _rename(model: ModelProto) -> None:
     """Tensors of the network by the names in its state_dict, without those of what it was wrapped in."""
-    names = {tensor.name: _bare(tensor.name) for tensor in model.graph.initializer}
+    names = {tensor.name: tensor.name.removeprefix(_OWN) for tensor in model.graph.initializer}
+    taken = {bare for name, bare in names.items() if name != bare}
+    for name in (name for name, bare in names.items() if name == bare):
+        bare = name.replace(_AROUND, "normalization.", 1) if name.startswith(_AROUND) else name.removeprefix(_OUTERMOST)
+        while bare in taken:  # a network may have tensors of any name: one that was exported by us, for one
+            bare = f"_{bare}"
+        names[name] = bare
+        taken.add(bare)
     for tensor in model.graph.initializer:
         tensor.name = names[tensor.name]
     for node in model.graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = names.get(name, name)
-
-
-def _bare(name: str) -> str:
-    if name.startswith(_OWN):
-        return name.removeprefix(_OWN)
-    if name.startswith(_AROUND):
-        return f"normalization.{name.removeprefix(_AROUND)}"
-    return name.removeprefix(_OUTERMOST)
