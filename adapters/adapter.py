@@ -123,6 +123,11 @@ class Adapter(nn.Module):
             birth[name] = twin
         self._birth = birth
 
+    @property
+    def birth(self) -> Memory:
+        """What this adapter was born with; never to be written to."""
+        return self._birth
+
     def rewind(self) -> None:
         """Return to birth, exactly: weights, statistics, optimizer, memories, randomness."""
         self.load(self._birth)

@@ -85,6 +85,10 @@ class Pictures:
         self._file = np.load(path)
         self.labels = torch.from_numpy(self._file["labels"].astype(np.int64))
 
+    def pixels(self, key: str) -> np.ndarray:
+        """The images of a key as they are in the file: uint8, N x H x W x 3."""
+        return self._file[key]
+
     def batches(self, key: str, size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Images, N x 3 x H x W in [0, 1], and labels, in the order of the file."""
         pixels = torch.from_numpy(self._file[key][:limit])

@@ -29,7 +29,7 @@ from tta_daemon.control.slot import Prepared, Result, Slot
 from tta_daemon.control.stream_states import StreamStates
 from tta_daemon.control.web.board import Board, Kind
 from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected
-from tta_daemon.learner import Learner
+from tta_daemon.learner import Learner, Part
 from tta_daemon.model.load import Deployed
 from tta_daemon.model.publish import Publisher
 from tta_daemon.partitions import Partitions
@@ -210,8 +210,8 @@ class Daemon:
             self.run_errands()
             self.partitions.follow()
             self.admit()
-            for batch in self.batcher.due(self.clock()):
-                self.answer(batch)
+            for batches in self.streams.together(self.batcher.due(self.clock()), self.config.batch.size):
+                self.answer(*batches)
                 if not self.ledger.ragged:
                     self.settle_when_due()
                 self.take_over(midway=True)
@@ -332,15 +332,32 @@ class Daemon:
                 self.board.happened(Kind.DEAD_LETTER, f"dead letter: {sample.reason.replace('_', ' ')}")
             self.reject_ratio.saw(record.position, rejected=isinstance(sample, RecordRejected))
 
-    def answer(self, batch: Batch) -> None:
-        """The answer does not wait for learning: ask, send, close, then learn."""
+    def answer(self, *batches: Batch) -> None:
+        """Ask for a batch's answers, or in one forward for those of several streams; then see to each."""
         asked_at = time.time()
+        if len(batches) > 1:
+            lives = self.streams.gather(batches)
+            parts = [Part(torch.from_numpy(b.images()), *life) for b, life in zip(batches, lives, strict=True)]
+            try:
+                shared = self.learner.answer_together(parts)
+            except (RuntimeError, ValueError) as fault:
+                log.warning("streams cannot be answered together; one at a time", error=str(fault))
+            else:
+                for batch, part, answered in zip(batches, parts, shared, strict=True):
+                    self.learner.life = part.life
+                    self.see_to(batch, part.images, answered, asked_at)
+                return
+        for batch in batches:
+            self.streams.turn_to(batch.of)
+            images = torch.from_numpy(batch.images())
+            answered = self.learner.answer(images, self._age_s(batch, asked_at), learned=batch.learned)
+            self.see_to(batch, images, answered, asked_at)
+
+    def see_to(self, batch: Batch, images: torch.Tensor, answered: Answered, asked_at: float) -> None:
+        """The answer does not wait for learning: send, close, then learn."""
         unanswered = [self.progress.must_answer(record.position) for record in batch.records]
-        lag_s = max(0.0, asked_at - min(record.timestamp_s for record in batch.records)) if all(unanswered) else 0.0
-        self.streams.turn_to(batch.of)
-        images = torch.from_numpy(batch.images())
-        answered = self.learner.answer(images, lag_s, learned=batch.learned)
-        about = About(self.deployed.name, self.learner.method, self.learner.step, answered.serve)
+        lag_s = self._age_s(batch, asked_at)
+        about = About(self.deployed.name, self.learner.method, answered.step, answered.serve)
         said = predictions(answered.logits, self.deployed.labels)
         replies = zip(batch.samples, answers(batch, said, answered, about), strict=True)
         with self.metrics.timed("produce"):
@@ -359,9 +376,10 @@ class Daemon:
         self.metrics.learned(signals, answered.hold)
         self.heed_guard()
         hold = Hold.FAILED if signals is None else answered.hold
-        if self.publisher is not None:
+        if self.publisher is not None and answered.together == 1:
             self.publisher.look(self.deployed, self.learner, batch.stream, images if hold is None else None)
-        told = {"step": self.learner.step, "age_s": round(lag_s, 3), "learn_s": round(self.clock() - began, 4)}
+        step = self.learner.step if answered.together == 1 else answered.step
+        told = {"step": step, "age_s": round(lag_s, 3), "learn_s": round(self.clock() - began, 4)}
         log.info("batch", **batch_line(batch, answered, hold), **told)
         self.traces.answered(batch, hold, self.config.kafka.group_id, asked_at)
         if hold is Hold.FAILED:
@@ -376,7 +394,8 @@ class Daemon:
             return
         with self.metrics.timed("watch"):
             events = watch.see(answered.view, answered.adapted, self.clock(), answered.head)
-            watch.ask_canary(self.learner.adapter.predict)
+            if answered.together == 1:
+                watch.ask_canary(self.learner.adapter.predict)
             watch.tell(self.metrics, events)
         for event in events:
             log.info("watch", happening=event.kind.value, images=event.images, **event.detail)
@@ -445,8 +464,8 @@ class Daemon:
 
     def clear(self) -> None:
         """Answer what waits, full batches or not."""
-        for batch in self.batcher.drain():
-            self.answer(batch)
+        for batches in self.streams.together(self.batcher.drain(), self.config.batch.size):
+            self.answer(*batches)
 
     def drain(self) -> None:
         """Answer what waits, as long as there is time for it, settle with the state saved, and leave."""
@@ -477,6 +496,12 @@ class Daemon:
     def connected(self) -> bool:
         """Whether there is a broker to work with."""
         return getattr(self, "labels", None) is not None
+
+    def _age_s(self, batch: Batch, now: float) -> float:
+        """How old the oldest record is; 0 where some were answered before."""
+        if not all(self.progress.must_answer(record.position) for record in batch.records):
+            return 0.0
+        return max(0.0, now - min(record.timestamp_s for record in batch.records))
 
     def _patience_s(self) -> float:
         """How long to wait for records: not past the moment when a batch or a settlement is due."""

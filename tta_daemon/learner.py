@@ -4,8 +4,9 @@ Policy only. How an answer is computed and what is learned from it is the method
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -14,6 +15,7 @@ from torch import Tensor
 
 import adapters
 from adapters.parts.norms import normalizing, pseudo_counted
+from adapters.together import answers_together, predict_together
 from tta_daemon import __version__
 from tta_daemon.answered import Answered, Hold, Signals
 from tta_daemon.control.sections import Adapt
@@ -40,6 +42,21 @@ PSEUDO_IMAGES = 16
 """What the source's statistics count as beside a batch too small to learn from (Schneider et al. 2020)."""
 
 log = structlog.get_logger(__name__)
+
+
+NOBODYS = Answered(
+    logits=torch.empty(0), adapted=torch.empty(0), serve=Serve.SOURCE, view=None, learn=dict, hold=None,
+    repaired=0, seconds=0.0,
+)  # fmt: skip
+"""What streams that share a forward have in common."""
+
+
+class Part(NamedTuple):
+    """One stream's share of a forward: its images, its life, and what it has learned (None: nothing yet)."""
+
+    images: Tensor
+    life: Life
+    memory: adapters.Memory | None
 
 
 class _Left(NamedTuple):
@@ -77,6 +94,7 @@ class Learner:
         self.life = Life.new(deployed, guard)
         self._probe = _probe_of(deployed)
         self._tap = HeadTap()
+        self._sociable = answers_together(self.adapter)
         self._left: dict[frozenset[tuple[str, str]], _Left] = {}
         self._sampled = 0.0
         self._learned_at = self._learned_for = 0.0
@@ -129,6 +147,7 @@ class Learner:
             self.adapter.tune(adapt.chosen())
         elif (left := self._left.pop(frozenset(self.identity.items()), None)) is not None:
             self._return_to(left)
+        self._sociable = answers_together(self.adapter)
         while len(self._left) > MOST_LEFT:
             del self._left[next(iter(self._left))]
 
@@ -192,7 +211,7 @@ class Learner:
 
         ``lag_s`` is the age of its oldest record; ``learned`` ones are not learned from again.
         """
-        began = self._clock()
+        began, step = self._clock(), self.step
         images = images.to(self._deployed.classifier.mean.device)
         hold = Hold.LEARNED if learned else self._hold(len(images), lag_s)
         self.life.batches += not learned
@@ -211,6 +230,7 @@ class Learner:
         if hold is None and not worth_learning:
             learn, hold = _nothing, Hold.GUARD
         return Answered(
+            step=step,
             logits=self._served(serve, adapted, view, images),
             adapted=adapted,
             serve=serve,
@@ -222,6 +242,44 @@ class Learner:
             source_seconds=answered - asked,
             head=self._tap.behind(adapted) if watched and self._deployed.known else None,
         )
+
+    def stands_apart(self, images: int, *, learned: bool) -> bool:
+        """Whether a batch of so many images needs a forward of its own, for it may be learned from, or was before."""
+        if learned or self._adapt.when == "drift" or not self._sociable:
+            return True
+        return self._adapt.when == "always" and images >= self._smallest
+
+    def answer_together(self, parts: Sequence[Part]) -> list[Answered]:
+        """Answer batches of several streams, none of which `stands_apart`, in one forward.
+
+        Raises:
+            RuntimeError, ValueError: that cannot be done; nothing has changed.
+        """
+        began, device = self._clock(), self._deployed.classifier.mean.device
+        images, sizes = torch.cat([part.images for part in parts]).to(device), [len(part.images) for part in parts]
+        hold = Hold.NEVER if self._adapt.when == "never" else Hold.SMALL
+        source_images = PSEUDO_IMAGES if hold is Hold.SMALL else 0
+        memories = [part.memory for part in parts]
+        logits = predict_together(self.adapter, images, sizes, memories, source_images) / self.adapter.temperature
+        asked = self._clock()
+        view = self._probe(images) if self._watched() else None
+        seconds = (asked - began) / len(parts), (self._clock() - asked) / len(parts)
+        views = [None] * len(parts) if view is None else view.split(sizes)
+        rows = zip(parts, torch.split(images, sizes), torch.split(logits, sizes), views, strict=True)
+        shared = replace(NOBODYS, hold=hold, seconds=seconds[0], source_seconds=seconds[1], together=len(parts))
+        return [self._one_of(*row, shared) for row in rows]
+
+    def _one_of(
+        self, part: Part, images: Tensor, logits: Tensor, view: SourceView | None, shared: Answered
+    ) -> Answered:
+        """What one stream's part of a shared forward comes to, judged by that stream's own guard."""
+        self.life = part.life
+        self.life.batches += 1
+        adapted, repaired = self._repair(logits, images)
+        serve, _ = self._weigh(adapted, view)
+        logits = self._served(serve, adapted, view, images)
+        step = 0 if part.memory is None else int(part.memory["steps"])
+        return replace(shared, logits=logits, adapted=adapted, serve=serve, view=view, repaired=repaired, step=step)
 
     def _weigh(self, adapted: Tensor, view: SourceView | None) -> tuple[Serve, bool]:
         """Whose answers leave, and whether the guard finds the batch worth learning from."""
@@ -309,11 +367,10 @@ class Learner:
 
     def _hold(self, images: int, lag_s: float) -> Hold | None:
         adapt = self._adapt
-        smallest = max(adapt.learn_from, adapters.METHODS[adapt.method].needs.smallest_batch)
         reasons = {
             Hold.NEVER: adapt.when == "never",
             Hold.DRIFT: adapt.when == "drift" and not self.life.drifted,
-            Hold.SMALL: images < smallest,
+            Hold.SMALL: images < self._smallest,
             Hold.EVERY: self.life.batches % adapt.every != 0,
             Hold.LAG: 0.0 < adapt.max_lag_s < lag_s,
             Hold.BUDGET: adapt.budget == 0.0 or self._clock() < self._learned_at + self._rest(adapt.budget),
@@ -323,6 +380,11 @@ class Learner:
     def _rest(self, budget: float) -> float:
         """Seconds from the end of the last learning to the next."""
         return self._learned_for * (1.0 / budget - 1.0)
+
+    @property
+    def _smallest(self) -> int:
+        """Fewest images that anything is learned from."""
+        return max(self._adapt.learn_from, adapters.METHODS[self._adapt.method].needs.smallest_batch)
 
     def _watched(self) -> bool:
         """True for the share of batches that the source model sees, evenly spread."""

@@ -4,7 +4,7 @@ Rules after Schneider et al. 2020 (pseudo-counts), Nado et al. 2020 and Wang et 
 2022 (instance-aware), Yuan et al. 2023 (robust norm).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -90,6 +90,40 @@ def by_part(parts: int) -> Rule:
 
     def rule(norm: StreamNorm, x: Tensor) -> Tensor:
         return torch.cat([from_batch(norm, part) for part in x.chunk(parts)])
+
+    return rule
+
+
+Affine = Mapping["StreamNorm", tuple[Tensor, Tensor]]
+"""Scale and shift of each norm, for each group of images: two tensors of G x C."""
+
+
+def by_group(of: Tensor, affine: Affine, source_images: float = 0.0) -> Rule:
+    """Each group of images by its own statistics, scale and shift: the streams of a batch do not see one another.
+
+    Args:
+        of: the group of each image, N, from 0 on.
+        affine: the norms that differ between groups; all others are as they are.
+        source_images: what the source counts as beside each group's own images, as in `pseudo_counted`.
+    """
+    count = torch.bincount(of)
+    weight = (count / (source_images + count))[:, None]
+
+    def rule(norm: StreamNorm, x: Tensor) -> Tensor:
+        spots = x.flatten(2) if x.dim() > 2 else x[:, :, None]  # noqa: PLR2004 - N x C
+        share = (1.0 / count).to(x)[:, None]
+        mean = torch.zeros(len(count), x.size(1)).to(x).index_add_(0, of, spots.mean(2)) * share
+        spread = (spots - mean[of][:, :, None]).square().mean(2)
+        var = torch.zeros_like(mean).index_add_(0, of, spread) * share
+        own = weight.to(x)
+        if source_images == 0:
+            own = own * (count * spots.size(2) > 1).to(x)[:, None]  # a single value says nothing
+        mean, var = torch.lerp(norm.source[0], mean, own), torch.lerp(norm.source[1], var, own)
+        scale, shift = affine.get(norm, (norm.weight, norm.bias))
+        factor = torch.rsqrt(var + norm.eps) if scale is None else torch.rsqrt(var + norm.eps) * scale
+        offset = -mean * factor if shift is None else shift - mean * factor
+        shape = (len(of), -1) + (1,) * (x.dim() - 2)
+        return torch.addcmul(offset[of].view(shape), x, factor[of].view(shape))
 
     return rule
 

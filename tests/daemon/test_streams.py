@@ -1,16 +1,24 @@
 """Streams have limits, and hitting one is visible; what is put away comes back as it was."""
 
+import json
+
 import pytest
 import torch
-from cameras import PARTITIONS, RECORDS, alone, found, same, setting, values
-from world import Memory, config
+from cameras import PARTITIONS, RECORDS, SIZE, alone, found, same, setting, values
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+from world import Memory, config, pictures
 
 from tta_daemon.control.errands import Errand
 from tta_daemon.control.stream_folder import StreamFolder
 from tta_daemon.control.stream_states import MemoryStates
+from tta_daemon.control.web.stream_pages import StreamPages
 from tta_daemon.errors import CheckpointError
 from tta_daemon.stream.memory_log import MemoryLog
-from tta_daemon.stream.records import Partition
+from tta_daemon.stream.records import Partition, Stream
+from tta_daemon.streams.card import Card, worst
+from tta_daemon.watch.accuracy import Scored
+from tta_daemon.watch.metrics import Metrics
 
 
 def world(states=None, log=None, **streams):
@@ -160,3 +168,95 @@ def test_by_partition_each_partition_learns_alone():
     assert sum(state.batches for state in kept.values()) == RECORDS - 3
     states_differ = [state.memory["network.classifier.network.bn1.weight"] for state in kept.values()]
     assert not torch.equal(states_differ[0], states_differ[1])
+
+
+def quiet(together, method="tent", cameras=20):
+    """Cameras that show two pictures each, again and again: too few to learn from."""
+    given = setting(
+        adapt={"method": method, "learn_from": 4},
+        batch={"size": 64, "patience_s": 0.0},
+        streams={"max_resident": 100},
+        guard={"mode": "guarded"},
+    )
+    made = Memory(
+        given, MemoryLog({"images": PARTITIONS, "answers": 1, "labels": 1, "images-dlq": 1}), None, MemoryStates()
+    )
+    if not together:
+        made.daemon.learner._sociable = False
+    shown = pictures(cameras * 4, seed=2)
+    made.daemon.connect()
+    for turn in range(2):
+        for camera in range(cameras):
+            for at in range(2):
+                picture = shown[(turn * cameras + camera) * 2 + at]
+                kind = (("content-type", b"application/x-npy"), ("id", f"{turn}-{camera}-{at}".encode()))
+                key = b"cam-%d" % camera
+                made.log.append("images", picture, key=key, headers=kind, partition=camera % PARTITIONS)
+        while any(made.daemon.source.lag().values()) or made.daemon.batcher.waiting:
+            made.daemon.turn()
+    made.daemon.drain()
+    made.daemon.disconnect()
+    said = [json.loads(record.value) for record in made.log.records("answers")]
+    return made, {one["id"]: one["predictions"][0] for one in said}
+
+
+def test_twenty_quiet_cameras_cost_one_forward_a_turn():
+    made, together = quiet(together=True)
+    forwards = value(made, "tta_forwards_together_total")
+    assert forwards == 2
+    assert value(made, "tta_streams_answered_together_total") == value(made, "tta_batches_processed_total") == 40
+    _, apart = quiet(together=False)
+    assert together.keys() == apart.keys()
+    for name, said in apart.items():
+        assert together[name]["confidence"] == pytest.approx(said["confidence"], abs=1e-4)
+
+
+def test_every_stream_stands_in_the_table_a_page_at_a_time():
+    made = world(MemoryStates())
+    made.daemon.streams._told_at = -10.0
+    made.run_dry(disconnect=False)
+    made.daemon.streams._told_at = -10.0
+    made.daemon.streams.told(made.daemon.board)
+    with TestClient(Starlette(routes=StreamPages(made.daemon.board).routes())) as client:
+        everybody = client.get("/api/streams?by=name&most=500").json()
+        assert everybody["total"] == len(everybody["streams"]) == len(alone())
+        names = [row["stream"] for row in everybody["streams"]]
+        assert names == sorted(names)
+        assert sum(row["images"] for row in everybody["streams"]) == (RECORDS - 3) * SIZE
+        paged = [client.get(f"/api/streams?by=name&most=2&after={n}").json()["streams"] for n in range(0, 10, 2)]
+        assert [row["stream"] for page in paged for row in page] == names
+        for wrong in ("by=nothing", "most=0", "most=501", "after=-1", "most=a"):
+            assert client.get(f"/api/streams?{wrong}").status_code == 400
+    assert value(made, "tta_streams") == len(names)
+    made.daemon.disconnect()
+
+
+def test_metrics_name_no_more_streams_than_they_may():
+    cards = []
+    for n in range(50):
+        card = Card(0.0, gain=n / 100, drift=float(n))
+        card.labeled.add(Scored(10, 5, None, 0.0, n % 10))
+        cards.append((Stream(f"cam-{n}", Partition("images", 0)), card))
+    metrics = Metrics()
+    for rows in (cards, cards[10:]):
+        metrics.streams.worst(*worst(rows, 3))
+    named = {
+        sample.labels["stream"]: sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "tta_stream_gain_ratio"
+    }
+    assert named == {"cam-10": 0.1, "cam-11": 0.11, "cam-12": 0.12}
+    assert metrics.registry.get_sample_value("tta_stream_drift_ratio", {"stream": "cam-49"}) == 49.0
+    assert metrics.registry.get_sample_value("tta_stream_accuracy_ratio", {"stream": "cam-20"}) == 0.0
+
+
+def test_labels_judge_the_stream_that_was_answered():
+    made = world(MemoryStates())
+    made.run_dry(disconnect=False)
+    stream = next(iter(alone()))
+    made.daemon.streams.labeled(Scored(4, 3, 1, 0.0, stream=stream), 0.0)
+    made.daemon.streams.labeled(Scored(4, 3, 1, 0.0, stream=None), 0.0)
+    assert made.daemon.streams.known[stream].accuracy == 0.75
+    assert sum(card.labeled.images for card in made.daemon.streams.known.values()) == 4
+    made.daemon.disconnect()

@@ -73,7 +73,10 @@ class Fate:
     def follow(self):
         """Whoever had a partition settles before whoever gets it reads on."""
         for world in self.members:
-            world.daemon.partitions.follow()
+            try:
+                world.daemon.partitions.follow()
+            except DeliveryError as fault:
+                world.daemon.read_again(fault)
 
     def crash(self):
         """The oldest dies: what was not delivered is gone, and the group takes its partitions."""

@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -100,24 +100,40 @@ class Many:
         if stream == self._here:
             return
         self._leave()
-        resident = self._residents.get(stream) or self._returned(stream)
-        if resident is None:
-            resident = _Resident(self._learner.new_life())
-            self._metrics.streams.born()
-        self._residents[stream] = resident
-        self._residents.move_to_end(stream)
-        self.known.setdefault(stream, Card(self._now()))
-        self.known.move_to_end(stream)
-        self._gone.discard(stream)
-        self._enter(resident, stream)
+        self._enter(self._brought(stream), stream)
         self._here = stream
         self._make_room()
+
+    def together(self, batches: Sequence[Batch], most: int) -> Iterator[list[Batch]]:
+        """The batches in their order, several at once where one forward of up to ``most`` images can answer them."""
+        shared: list[Batch] = []
+        for batch in batches:
+            alone = self._learner.stands_apart(batch.size, learned=batch.learned)
+            full = sum(one.size for one in shared) + batch.size > most or len(shared) >= self.settings.max_resident
+            if shared and (alone or full or any(one.of == batch.of for one in shared)):
+                yield shared
+                shared = []
+            if alone:
+                yield [batch]
+            else:
+                shared.append(batch)
+        if shared:
+            yield shared
+
+    def gather(self, batches: Sequence[Batch]) -> list[tuple[Life, Memory | None]]:
+        """The states of several streams, to be answered in one forward; the network is nobody's meanwhile."""
+        self._leave()
+        residents = [self._brought(batch.of) for batch in batches]
+        self._make_room()
+        self._metrics.streams.together(len(batches))
+        return [(resident.life, resident.memory) for resident in residents]
 
     def answered(self, batch: Batch, answered: Answered, *, moved: bool) -> None:
         """The stream that is here was answered, and has learned if it may; ``moved``: its adapter is another now."""
         stream, resident = batch.of, self._residents[batch.of]
         card = self.known[stream]
-        card.answered(len(batch.samples), answered, resident.life, self._learner.step, self._now())
+        step = self._learner.step if stream == self._here else answered.step
+        card.answered(len(batch.samples), answered, resident.life, step, self._now())
         self.known.move_to_end(stream)
         resident.moved |= moved
         if not batch.learned:
@@ -215,6 +231,19 @@ class Many:
 
     # Where states are
 
+    def _brought(self, stream: Stream) -> _Resident:
+        """The stream's state in memory, newborn where there is none."""
+        resident = self._residents.get(stream) or self._returned(stream)
+        if resident is None:
+            resident = _Resident(self._learner.new_life())
+            self._metrics.streams.born()
+        self._residents[stream] = resident
+        self._residents.move_to_end(stream)
+        self.known.setdefault(stream, Card(self._now()))
+        self.known.move_to_end(stream)
+        self._gone.discard(stream)
+        return resident
+
     def _leave(self) -> None:
         """Take what the stream that is here has learned out of the network."""
         if self._here is not None:
@@ -231,7 +260,7 @@ class Many:
             resident.moved = True
 
     def _bring_up_to_date(self, resident: _Resident) -> None:
-        if resident.moved or resident.memory is None:
+        if resident.moved:
             resident.memory = self._learner.adapter.dump()
             resident.moved = False
 
@@ -244,7 +273,9 @@ class Many:
             return self._shelf.get(stream)
         if stream == self._here:
             self._bring_up_to_date(resident)
-        memory = resident.memory or {}
+        memory = resident.memory
+        if memory is None:  # what is equal at birth is one tensor, and a file holds each of them
+            memory = {name: tensor.clone() for name, tensor in self._learner.adapter.birth.items()}
         state = self._learner.snapshot_of(stream, resident.life, memory, {stream.place: resident.mark})
         about = {**state.about, "seen_at": str(self.known[stream].seen_at)}
         return replace(state, identity=self.identity, about=about)

@@ -34,6 +34,11 @@ class StreamMetrics:
         """A stream's state came back from the disk."""
         self._at.streams_returned.inc()
 
+    def together(self, streams: int) -> None:
+        """One forward is to answer so many streams."""
+        self._at.together.inc()
+        self._at.together_streams.inc(streams)
+
     def forgotten(self, why: Forgotten) -> None:
         """What a stream had learned is lost to it."""
         self._at.streams_forgotten.labels(why).inc()

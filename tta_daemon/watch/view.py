@@ -1,7 +1,7 @@
 """One forward of the frozen source model, and all that drift and accuracy are read from."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -39,6 +39,11 @@ class SourceView:
     def __len__(self) -> int:
         """How many images."""
         return len(self.logits)
+
+    def split(self, sizes: Sequence[int]) -> "list[SourceView]":
+        """Cut into views of so many images each."""
+        parts = (torch.split(rows, list(sizes)) for rows in (self.logits, self.features, self.moments))
+        return [SourceView(*rows) for rows in zip(*parts, strict=True)]
 
 
 class Probe:

@@ -22,6 +22,7 @@ from tta_daemon.control.web.feed import Feed
 from tta_daemon.control.web.feed_pages import FeedPages
 from tta_daemon.control.web.lifecycle import Lifecycle
 from tta_daemon.control.web.page_files import Guarded, page_files, routes
+from tta_daemon.control.web.stream_pages import StreamPages
 from tta_daemon.errors import ConfigError
 
 __all__ = ["Board", "Server"]
@@ -46,6 +47,7 @@ class Server:
         self.lifecycle = Lifecycle(http)
         self._feed = Feed(board, registry, lambda: self._http)
         self._feed_pages = FeedPages(self._feed, board)
+        self._stream_pages = StreamPages(board)
         self._page = page_files()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._socket: socket.socket | None = None
@@ -127,6 +129,7 @@ class Server:
             Route("/-/healthy", self._healthy),
             Route("/-/ready", self._is_ready),
             Route("/api/status", self._status),
+            *self._stream_pages.routes(),
             *self._feed_pages.routes(),
             *self.lifecycle.routes(),
         ]

@@ -9,6 +9,7 @@ import { showOperate } from "./operate.js";
 import { showPictures } from "./pictures.js";
 import { showSettings } from "./settings.js";
 import { Store } from "./store.js";
+import { watchStreams } from "./streams.js";
 import { byId, clockWithSeconds, html, moment, zone } from "./words.js";
 
 const store = new Store();
@@ -98,3 +99,4 @@ for (const chart of charts) {
 
 new ResizeObserver(draw).observe(byId("charts"));
 feed.open(span);
+watchStreams();
