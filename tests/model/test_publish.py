@@ -175,6 +175,16 @@ def test_streams_are_published_each_by_itself_and_forgotten_together():
     assert len(case.out()) == 4
 
 
+def test_streams_beyond_the_limit_are_not_published_and_that_is_said_once(monkeypatch, capsys):
+    monkeypatch.setattr("tta_daemon.model.publish.MOST_STREAMS", 1)
+    case = Case()
+    for stream in ("north", "south", "south"):
+        case.batch(0, stream)
+        case.time += 11.0
+    assert {p.stream for p in case.out()} == {"north"}
+    assert capsys.readouterr().out.count("more streams than are published") == 1
+
+
 def test_a_place_that_is_broken_is_counted_and_tried_again_with_the_next_state():
     case = Case()
     case.shelf.broken = True

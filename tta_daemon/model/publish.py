@@ -75,6 +75,7 @@ class Publisher:
         self._last: dict[str, _Last] = {}
         self._version = 0
         self._stream = ""
+        self._full = False
 
     def look(self, deployed: Deployed, learner: "Learner", stream: str, images: Tensor | None) -> None:
         """Publish what ``stream`` has learned, or take it back, where that is due.
@@ -113,6 +114,9 @@ class Publisher:
         self, deployed: Deployed, learner: "Learner", stream: str, tensors: dict[str, Tensor], verdict: str
     ) -> None:
         if stream not in self._last and len(self._last) >= MOST_STREAMS:
+            if not self._full:
+                log.warning("there are more streams than are published; of the others nothing is", most=MOST_STREAMS)
+            self._full = True
             return
         now = self._now()
         self._version = max(self._version + 1, int(now))
