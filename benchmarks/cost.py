@@ -23,6 +23,8 @@ from contestants import METHODS, Contestant, Ground
 from development import add_arguments
 from naive import NAIVE
 
+from tta_daemon import freed
+
 SIZES = {"resnet20": 200, "resnet56": 200, "lite0": 32}
 MEASURED = ("norm", "tent", "rmt", "cotta", "ecotta")
 """Methods whose memory is measured: one of each kind."""
@@ -31,7 +33,8 @@ FORKED = ("norm", "tent", "rpl", "eata", "sar", "roid")
 """Methods of one network."""
 
 PATIENCE_S = 4.0
-"""A contestant whose turn takes longer has only a few."""
+FEW = 2
+"""A contestant whose turn takes longer has only so few."""
 
 
 def entrants(place: Ground, methods: list[str], *, untried: bool) -> dict[str, Contestant]:
@@ -49,14 +52,13 @@ def entrants(place: Ground, methods: list[str], *, untried: bool) -> dict[str, C
 def compete(everyone: Mapping[str, Contestant], place: Ground, rounds: int) -> dict[str, dict[str, float]]:
     """The fastest turn of each, in seconds of processor and of wall time."""
     turns: dict[str, list[tuple[float, float]]] = {name: [] for name in everyone}
-    for turn in range(-1, rounds):
+    for turn in range(rounds):
         for name, contestant in everyone.items():
-            if turn >= 3 and turns[name][0][0] > PATIENCE_S:  # noqa: PLR2004 - three turns are enough for the slow
+            if turn >= FEW and turns[name][0][0] > PATIENCE_S:
                 continue
             spent, wall = time.process_time(), time.perf_counter()
             contestant(place.batches[turn % len(place.batches)])
-            if turn >= 0:
-                turns[name].append((time.process_time() - spent, time.perf_counter() - wall))
+            turns[name].append((time.process_time() - spent, time.perf_counter() - wall))
         print(f"round {turn + 1} of {rounds}", flush=True)
     return {
         name: {
@@ -110,10 +112,13 @@ def main() -> None:
     parser.add_argument(
         "--memory", nargs="*", default=["norm", "tent", "rmt", "cotta", "ecotta"], help="of which methods"
     )
+    parser.add_argument("--keep", action="store_true", help="keep freed memory, as the daemon does")
     parser.add_argument("--untried", action="store_true", help="with bfloat16 and torch.compile as well")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.keep:
+        freed.keep({})
     size = options.batch or SIZES[options.network]
     place = contestants.ground(options.network, options.data, size)
     rows = compete(entrants(place, options.methods, untried=options.untried), place, options.rounds)
@@ -127,7 +132,7 @@ def main() -> None:
     if options.out:
         about = {"network": options.network, "batch": list(place.batches[0].shape), "threads": options.threads,
                  "rounds": options.rounds, "torch": torch.__version__, "cores": os.cpu_count(),
-                 "load": os.getloadavg()}  # fmt: skip
+                 "kept": options.keep, "load": os.getloadavg()}  # fmt: skip
         options.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
 
 

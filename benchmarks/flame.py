@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 WIDTH, ROW, LEAST = 1200, 17, 2.5
-INSIDE = "adapt (adapters/"
+INSIDE = ".adapt (adapters/"
 """The frame below which a step is learned and answered; what torch puts between modules is left out."""
 
-LEFT_OUT = ("_wrapped_call_impl", "_call_impl", "decorate_context", "_bootstrap", "__call__ (torch")
+LEFT_OUT = ("_wrapped_call_impl", "_call_impl", "decorate_context", "_bootstrap", "<locals>")
 
 
 @dataclass
@@ -33,13 +33,13 @@ def grown(stacks: str) -> Frame:
     for line in stacks.splitlines():
         stack, _, count = line.rpartition(" ")
         frames = [frame.rpartition(":")[0] + ")" if ":" in frame else frame for frame in stack.split(";")]
-        start = next((i for i, frame in enumerate(frames) if frame.startswith(INSIDE)), None)
+        start = next((i for i, frame in enumerate(frames) if INSIDE in frame), None)
         if start is None:
             continue
         at = root
         at.seen += int(count)
         for frame in frames[start:]:
-            if not frame.startswith(LEFT_OUT):
+            if not any(name in frame for name in LEFT_OUT):
                 at = at.calls.setdefault(frame, Frame())
                 at.seen += int(count)
     return root
