@@ -59,6 +59,21 @@ def imported(path: Path, like: Classifier) -> Classifier:
     return load(Model.model_validate({"artifact": path, "mean": mean, "std": std})).classifier
 
 
+@torch.no_grad()
+def variances(net: Classifier, data: Path, images: int = 500) -> dict[str, float]:
+    """By norm: the variance that source images have there, as a share of the one it keeps; of the median channel."""
+    norms = {name: m for name, m in net.network.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    seen: dict[str, torch.Tensor] = {}
+    hooks = [
+        norm.register_forward_pre_hook(lambda _, given, name=name: seen.update({name: given[0].var((0, 2, 3))}))
+        for name, norm in norms.items()
+    ]
+    net(next(source(data).batches("images", images, images))[0])
+    for hook in hooks:
+        hook.remove()
+    return {name: round(float((seen[name] / norm.running_var).median()), 2) for name, norm in norms.items()}
+
+
 def run(  # noqa: PLR0913, PLR0917 - what is run, and on what
     net: Classifier, method: str, options: Mapping[str, Any], data: Path, images: int, batch: int
 ) -> dict[str, Any]:
@@ -86,12 +101,15 @@ def main() -> None:
     found = json.loads(asked.out.read_text()) if asked.out and asked.out.exists() else {"rows": {}}
     found |= {"network": f"ResNet-{asked.depth}", "images": asked.images, "batch": asked.batch}
     found |= {"torch": torch.__version__}
+    found["source_variance_to_kept"] = variances(original, asked.data)
     with tempfile.TemporaryDirectory() as folder:
         path = exported(original, Path(folder))
         nets: dict[str, Classifier] = {"original": original}
         for count in SOURCES:
             nets[f"folded, {count} source images"] = net = imported(path, original)
             unfold(net.network, estimate(net, (x for x, _ in source(asked.data).batches("images", 100, count))))
+    if asked.out:
+        asked.out.write_text(json.dumps(found, indent=1) + "\n")
     for label, (method, options) in METHODS.items():
         for name, net in nets.items():
             key = f"{label} | {name}"
