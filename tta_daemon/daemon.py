@@ -348,8 +348,8 @@ class Daemon:
                     self.see_to(batch, part.images, answered, asked_at)
                 return
         for batch in batches:
-            self.streams.turn_to(batch.of)
             images = torch.from_numpy(batch.images())
+            self.streams.turn_to(batch.of, images)
             answered = self.learner.answer(images, self._age_s(batch, asked_at), learned=batch.learned)
             self.see_to(batch, images, answered, asked_at)
 

@@ -26,6 +26,7 @@ from tta_daemon.life import Life
 from tta_daemon.model.load import Deployed
 from tta_daemon.stream.records import Partition, Stream
 from tta_daemon.watch.guard import Guard, Serve, blended
+from tta_daemon.watch.information import Information, told
 from tta_daemon.watch.view import HeadTap, Probe, SourceView
 from tta_daemon.watch.watching import watch_of
 
@@ -205,6 +206,27 @@ class Learner:
             self.adapter.rewind()
         else:
             self.adapter.load(memory)
+
+    def impression(self, images: Tensor) -> Tensor:
+        """What the frozen source model sees of images, as one vector; near for images of the same kind."""
+        return impression_of(self._probe(images.to(self._deployed.classifier.mean.device)))
+
+    def tells_more(self, memory: adapters.Memory, images: Tensor) -> bool:
+        """Whether an adapter that has learned this tells more about the images than a newborn one does.
+
+        The network is nobody's after it.
+        """
+        images = images.to(self._deployed.classifier.mean.device)
+        self.adapter.load(memory)
+        grown = told(self._predict(images))
+        self.adapter.rewind()
+        newborn = told(self._predict(images))
+        if grown is None or newborn is None:
+            return newborn is None and grown is not None
+        pair = Information(), Information()
+        for about, words in zip(pair, (grown, newborn), strict=True):
+            about.add(words, len(images))
+        return pair[0].information > pair[1].information
 
     def answer(self, images: Tensor, lag_s: float = 0.0, *, learned: bool = False) -> Answered:
         """Answer a batch: float32, N x 3 x H x W in [0, 1].
@@ -441,6 +463,14 @@ def _probe_of(deployed: Deployed) -> Callable[[Tensor], SourceView]:
     if deployed.frozen is not None:
         return deployed.frozen
     return Probe(deployed.classifier) if deployed.known is not None else Probe(deployed.classifier, layers=0)
+
+
+def impression_of(view: SourceView) -> Tensor:
+    """A batch as one vector: how its layers see it, where they were looked into; else its features or answers."""
+    for seen in (view.moments, view.features):
+        if seen.numel():
+            return seen.mean(0)
+    return view.logits.softmax(1).mean(0)
 
 
 def _nothing() -> Signals:

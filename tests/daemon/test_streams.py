@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 from cameras import PARTITIONS, RECORDS, SIZE, alone, found, same, setting, values
+from nets import images
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
-from world import Memory, config, pictures
+from world import Memory, config, npy, pictures
 
 from tta_daemon.control.errands import Errand
 from tta_daemon.control.stream_folder import StreamFolder
@@ -259,4 +260,39 @@ def test_labels_judge_the_stream_that_was_answered():
     made.daemon.streams.labeled(Scored(4, 3, 1, 0.0, stream=None), 0.0)
     assert made.daemon.streams.known[stream].accuracy == 0.75
     assert sum(card.labeled.images for card in made.daemon.streams.known.values()) == 4
+    made.daemon.disconnect()
+
+
+def test_a_new_stream_begins_as_the_one_most_like_it_if_that_tells_more(monkeypatch):
+    given = setting(
+        adapt={"method": "tent", "learn_from": 16, "options": {"lr": 0.05}},
+        batch={"size": 16},
+        streams={"start": "nearest", "max_resident": 9},
+    )
+    made = Memory(given)
+    streams, learner = made.daemon.streams, made.daemon.learner
+    made.daemon.connect()
+
+    def show(name, brightness, answers=3):
+        for n in range(answers):
+            dim = (images(16, seed=n) * brightness).clamp(0, 1)
+            pixels = npy((dim * 255).byte().permute(0, 2, 3, 1).contiguous().numpy())
+            made.log.append("images", pixels, key=name, headers=(("content-type", b"application/x-npy"),))
+        while any(made.daemon.source.lag().values()):
+            made.daemon.turn()
+
+    show(b"dark", 0.2)
+    show(b"bright", 1.0)
+    place = made.log.of("images")[0]
+    dark = streams._residents[Stream("dark", place)].memory
+    assert streams._nearest(images(16, seed=9) * 0.21) in (None, dark)
+    monkeypatch.setattr(learner, "tells_more", lambda *_: True)
+    assert streams._nearest(images(16, seed=9) * 0.21) is dark
+    adopted = value(made, "tta_streams_adopted_total")
+    show(b"also dark", 0.19, answers=1)
+    assert value(made, "tta_streams_adopted_total") == adopted + 1
+    assert int(learner.adapter.steps) == int(dark["steps"]) + 1
+    monkeypatch.setattr(learner, "tells_more", lambda *_: False)
+    show(b"dark too", 0.2, answers=1)
+    assert int(learner.adapter.steps) == 1
     made.daemon.disconnect()

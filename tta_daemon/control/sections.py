@@ -136,6 +136,9 @@ class Streams(Section):
         64, "Streams in memory; others wait on the disk, or are forgotten where there is no checkpoint.", LIVE, ge=1
     )
     max_known: int = setting(10_000, "Streams remembered at all; the longest unseen is forgotten first.", LIVE, ge=1)
+    start: Literal["source", "nearest"] = setting(
+        "source", "A new stream begins as the source, or as the stream in memory that is most like it.", LIVE
+    )
     ttl_s: float = setting(604_800.0, "Time after which an unseen stream is forgotten; 0: never.", LIVE, ge=0)
     restore_s: float = setting(
         300.0, "How long a partition waits for its streams' states; those not there by then begin anew.", LIVE, gt=0

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest, nsmallest
 
+import torch
+from torch import Tensor
+
 from tta_daemon.answered import Answered
 from tta_daemon.life import Life
 from tta_daemon.stream.records import Stream
@@ -12,6 +15,9 @@ from tta_daemon.watch.guard import Serve
 
 MEMORY_IMAGES = 1000.0
 """About how many labeled images an accuracy looks back on."""
+
+STAYS = 0.9
+"""Share of an impression that stays at each batch."""
 
 
 @dataclass(slots=True)
@@ -45,6 +51,7 @@ class Card:
         step: of its adapter.
         serve: whose answers leave.
         gain: how much more its adapted answers tell than the source's, as the guard sees it; None: not known yet.
+        impression: what the source sees of its images, newer ones counting more; None where nobody asked for it.
         drift: its largest drift score in units of that score's threshold; None where nothing is known of the source.
     """
 
@@ -57,6 +64,7 @@ class Card:
     drift: float | None = None
     drifted: bool = False
     labeled: Labeled = field(default_factory=Labeled)
+    impression: Tensor | None = None
 
     def answered(self, records: int, answered: Answered, life: Life, step: int, now: float) -> None:
         """A batch's answers have left."""
@@ -69,6 +77,10 @@ class Card:
         if life.watch is not None and (scores := life.watch.drift.scores):
             self.drift = max(score.score / score.threshold for score in scores.values() if score.threshold > 0)
             self.drifted = any(score.drifted for score in scores.values())
+
+    def seen(self, impression: Tensor) -> None:
+        """Remember what its images are like."""
+        self.impression = impression if self.impression is None else torch.lerp(impression, self.impression, STAYS)
 
     @property
     def accuracy(self) -> float | None:

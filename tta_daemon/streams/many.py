@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import structlog
+import torch
+from torch import Tensor
 
 from adapters import Memory
 from tta_daemon.answered import Answered
@@ -16,7 +18,7 @@ from tta_daemon.control.snapshot import Snapshot, decode, encode
 from tta_daemon.control.stream_states import Round, StreamStates
 from tta_daemon.control.web.board import Board
 from tta_daemon.errors import CheckpointError
-from tta_daemon.learner import Learner
+from tta_daemon.learner import Learner, impression_of
 from tta_daemon.life import Life
 from tta_daemon.stream.records import Batch, Partition, Stream
 from tta_daemon.streams.card import Card, worst
@@ -29,6 +31,11 @@ from tta_daemon.watch.stream_metrics import Forgotten
 
 SWEEP = 64
 """Streams whose time is over that are forgotten at a time, so that it never takes long."""
+
+TELLING = 16
+"""Fewest images by which to say whose state suits them."""
+
+EPS = 1e-6
 
 TELL_S = 2.0
 """Time between two looks at all streams."""
@@ -95,12 +102,15 @@ class Many:
         """What the states belong to."""
         return {**self._learner.identity, "streams.by": self.settings.by}
 
-    def turn_to(self, stream: Stream) -> None:
-        """Have the learner answer for this stream, with what it has learned so far."""
+    def turn_to(self, stream: Stream, images: Tensor) -> None:
+        """Have the learner answer for this stream, with what it has learned so far; ``images`` are what it shows."""
         if stream == self._here:
             return
         self._leave()
-        self._enter(self._brought(stream), stream)
+        new, resident = stream not in self.known, self._brought(stream)
+        if new and self.settings.start == "nearest":
+            resident.memory = self._nearest(images)
+        self._enter(resident, stream)
         self._here = stream
         self._make_room()
 
@@ -135,6 +145,8 @@ class Many:
         step = self._learner.step if stream == self._here else answered.step
         card.answered(len(batch.samples), answered, resident.life, step, self._now())
         self.known.move_to_end(stream)
+        if self.settings.start == "nearest" and answered.view is not None:
+            card.seen(impression_of(answered.view))
         resident.moved |= moved
         if not batch.learned:
             resident.on_shelf = False
@@ -243,6 +255,24 @@ class Many:
         self.known.move_to_end(stream)
         self._gone.discard(stream)
         return resident
+
+    def _nearest(self, images: Tensor) -> Memory | None:
+        """What the stream in memory has learned whose images are most like these; None where that tells no more.
+
+        Distances are in units of how much the streams differ among themselves.
+        """
+        held = ((self.known[stream].impression, resident.memory) for stream, resident in self._residents.items())
+        found = [(seen, memory) for seen, memory in held if seen is not None and memory is not None]
+        if not found or len(images) < TELLING:
+            return None
+        kinds = torch.stack([seen for seen, _ in found])
+        usual = kinds.std(0, correction=0) if len(found) > 1 else kinds[0].abs()
+        apart = ((kinds - self._learner.impression(images)) / (usual + EPS)).square().mean(1)
+        memory = found[int(apart.argmin())][1]
+        if not self._learner.tells_more(memory, images):
+            return None
+        self._metrics.streams.adopted()
+        return memory
 
     def _leave(self) -> None:
         """Take what the stream that is here has learned out of the network."""

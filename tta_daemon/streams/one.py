@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+from torch import Tensor
+
 from adapters import Memory
 from tta_daemon.answered import Answered
 from tta_daemon.control.sections import Streams as Settings
@@ -21,7 +23,7 @@ class One:
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
 
-    def turn_to(self, stream: Stream) -> None:
+    def turn_to(self, stream: Stream, images: Tensor) -> None:
         """It is always the same."""
 
     def together(self, batches: Sequence[Batch], most: int) -> Iterator[list[Batch]]:  # noqa: ARG002 - all are of one

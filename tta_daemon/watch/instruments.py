@@ -162,6 +162,7 @@ class Instruments:
         self.streams_resident = make(Gauge, "tta_streams_resident", "Streams whose state is in memory.")
         self.streams_drifted = make(Gauge, "tta_streams_drifted", "Streams that have drifted.")
         self.streams_born = make(Counter, "tta_streams_born", "Streams seen for the first time.")
+        self.streams_adopted = make(Counter, "tta_streams_adopted", "New streams that began as another one is.")
         self.streams_evicted = make(Counter, "tta_streams_evicted", "States put on the disk to make room in memory.")
         self.streams_returned = make(Counter, "tta_streams_returned", "States that came back from the disk.")
         why = {"reason": ("no_checkpoint", "too_many", "unseen", "unfit")}

@@ -26,6 +26,10 @@ class StreamMetrics:
         """A stream was seen for the first time."""
         self._at.streams_born.inc()
 
+    def adopted(self) -> None:
+        """A new stream goes on from what another has learned."""
+        self._at.streams_adopted.inc()
+
     def evicted(self) -> None:
         """A stream's state was put on the disk."""
         self._at.streams_evicted.inc()
