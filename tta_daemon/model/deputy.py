@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adapters import Adapter, Classifier
-from adapters.parts.norms import Rule, StreamNorm, alone, from_source, normalizing, pseudo_counted
+from adapters.parts.norms import Rule, StreamNorm, alone, from_source, normalizing
 from tta_daemon.model import graph
 from tta_daemon.model.load import Deployed
 from tta_daemon.model.publish import answerer_of
@@ -32,7 +32,7 @@ class Deputy:
     def __init__(self, deployed: Deployed, adapter: Adapter, method: str) -> None:
         answerer = answerer_of(adapter, method, "adapt.serve")
         by_batch = answerer.by_batch
-        rule = pseudo_counted(answerer.source_images) if answerer.source_images else _by_batch
+        rule = _beside(answerer.source_images) if answerer.source_images else _by_batch
         looked = _Normalized(answerer.network.classifier, rule) if by_batch else graph.Answers(deployed.classifier)
         outputs = graph.Answers(deployed.classifier).outputs
         model = graph.traced(looked, outputs, deployed.size)
@@ -83,3 +83,17 @@ def _by_batch(norm: StreamNorm, x: Tensor) -> Tensor:
     row = by_channel.reshape(1, x.size(1), -1)
     y = functional.instance_norm(row, None, None, norm.weight, norm.bias, use_input_stats=True, eps=norm.eps)
     return torch.reshape(y, by_channel.shape).transpose(0, 1)
+
+
+def _beside(source_images: float) -> Rule:
+    """As `pseudo_counted`, likewise."""
+
+    def rule(norm: StreamNorm, x: Tensor) -> Tensor:
+        spots = x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)  # noqa: PLR2004 - N x C
+        mean = spots.mean((0, 2))
+        var = (spots - mean.view(1, -1, 1)).square().mean((0, 2))
+        weight = x.size(0) / (source_images + x.size(0))
+        source_mean, source_var = norm.source
+        return norm.normalize(x, source_mean + (mean - source_mean) * weight, source_var + (var - source_var) * weight)
+
+    return rule
