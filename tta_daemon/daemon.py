@@ -508,7 +508,7 @@ class Daemon:
         now = self.clock()
         settlement = max(GAP_S, self._settled_at + self.config.settle.every_s - now)  # overdue: it waits for a gap
         due = self.batcher.deadline(now)
-        patience_s = POLL_S if not self.partitions.arriving else 0.0
+        patience_s = POLL_S if not self.partitions.arriving else GAP_S
         return max(0.0, min(patience_s, settlement, POLL_S if due is None else due))
 
     def _room(self) -> int:
