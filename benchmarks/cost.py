@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import contestants
+import freed
 import peak
 import torch
 from contestants import METHODS, Contestant, Ground
 from development import add_arguments
 from naive import NAIVE
-
-from tta_daemon import freed
 
 SIZES = {"resnet20": 200, "resnet56": 200, "lite0": 32}
 MEASURED = ("norm", "tent", "rmt", "cotta", "ecotta")
@@ -112,13 +111,13 @@ def main() -> None:
     parser.add_argument(
         "--memory", nargs="*", default=["norm", "tent", "rmt", "cotta", "ecotta"], help="of which methods"
     )
-    parser.add_argument("--keep", action="store_true", help="keep freed memory, as the daemon does")
+    parser.add_argument("--keep", action="store_true", help="keep freed memory, which the daemon does not")
     parser.add_argument("--untried", action="store_true", help="with bfloat16 and torch.compile as well")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.keep:
-        freed.keep({})
+        freed.keep()
     size = options.batch or SIZES[options.network]
     place = contestants.ground(options.network, options.data, size)
     rows = compete(entrants(place, options.methods, untried=options.untried), place, options.rounds)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 
 from adapters import Adapter
-from tta_daemon import freed
 from tta_daemon.control import logs
 from tta_daemon.control.checkpoint_file import FileCheckpoint
 from tta_daemon.control.checkpoint_kafka import KafkaCheckpoint
@@ -64,7 +63,6 @@ def assemble(config: Config, path: Path, *, fresh_state: bool = False) -> Iterat
         CheckpointError: no state can be saved in the folder.
     """
     require_token(config)
-    freed.keep(os.environ)
     threads = torch.get_num_threads()
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
