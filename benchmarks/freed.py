@@ -1,6 +1,6 @@
 """Freed memory stays with the process: what that would bring. The daemon does not do it.
 
-Blocks that are freed behind a small one that lives do not serve the next aligned tensor of their size, so that a process
+Blocks that are freed behind a small one that lives do not serve the next aligned tensor of their size: a process
 may grow by a tensor a batch.
 """
 
