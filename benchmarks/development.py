@@ -2,7 +2,8 @@
 
 import argparse
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adapters import Classifier
+from tta_daemon.model.load import Deployed
 
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
@@ -76,6 +78,18 @@ def classifier(data: Path, depth: int) -> Classifier:
     network = CifarResNet(depth)
     network.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
     return Classifier(network, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def deployed(data: Path, depth: int) -> Deployed:
+    """The same, as the daemon holds it."""
+    return Deployed(classifier(data, depth), tuple(map(str, range(10))), "", WEIGHTS[depth], (32, 32))
+
+
+def spent(work: Callable[[], object]) -> float:
+    """Milliseconds that this thread computes; what else the machine does has little part in it."""
+    began = time.thread_time()
+    work()
+    return 1000 * (time.thread_time() - began)
 
 
 class Pictures:

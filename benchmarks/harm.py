@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import structlog
 import torch
-from development import CORRUPTIONS, WEIGHTS, add_arguments, classifier, stream
+from development import CORRUPTIONS, add_arguments, deployed, stream
 from long import ROWS, config
 
 from adapters import METHODS
@@ -32,8 +32,6 @@ from tta_daemon.offline.replay.run import Run, run
 from tta_daemon.offline.replay.streams import Stream
 from tta_daemon.offline.replay.values import Arrays, Indices, Pixels
 from tta_daemon.offline.worlds import WORLDS, Stretch
-
-LABELS = tuple(map(str, range(10)))
 
 
 @dataclass(frozen=True)
@@ -93,13 +91,7 @@ class Album(NamedTuple):
 def cifar(data: Path) -> Album:
     """CIFAR-10 test images, clean and under fifteen corruptions of severity 5."""
     held = stream(data)
-    truth = held.labels.numpy()
-
-    def pixels(name: str) -> Pixels:
-        all_of, _ = next(held.batches(name, len(truth)))
-        return all_of.mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-
-    return Album("cifar10c", {name: pixels(name) for name in NAMES}, truth)
+    return Album("cifar10c", {name: held.pixels(name) for name in NAMES}, held.labels.numpy())
 
 
 def digits() -> Album:
@@ -203,8 +195,7 @@ class Subject(NamedTuple):
 
 def photographic(data: Path, depth: int) -> Subject:
     """CIFAR-10 and a ResNet."""
-    deployed = Deployed(classifier(data, depth), LABELS, "", WEIGHTS[depth], (32, 32))
-    return Subject(cifar(data), {"input_size": [32, 32]}, deployed, f"ResNet-{depth}")
+    return Subject(cifar(data), {"input_size": [32, 32]}, deployed(data, depth), f"ResNet-{depth}")
 
 
 def digital() -> Subject:

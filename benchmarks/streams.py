@@ -16,7 +16,6 @@ import structlog
 import torch
 
 from tta_daemon.control.config import Config
-from tta_daemon.model.load import Deployed
 from tta_daemon.offline.replay.orders import parse, plan
 from tta_daemon.offline.replay.run import run
 from tta_daemon.offline.replay.streams import Stream
@@ -38,8 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    classifier = development.classifier(options.data, options.depth)
-    deployed = Deployed(classifier, tuple(map(str, range(10))), "0" * 64, "resnet20", (32, 32))
+    deployed = development.deployed(options.data, options.depth)
     stream = interleaved(development.stream(options.data), options.images)
     laid = plan(stream, parse("recorded"), 0)
     rows = {}

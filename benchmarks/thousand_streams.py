@@ -51,8 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    classifier = development.classifier(options.data, options.depth)
-    deployed = Deployed(classifier, tuple(map(str, range(10))), "0" * 64, "resnet20", (32, 32))
+    deployed = development.deployed(options.data, options.depth)
     pixels = development.stream(options.data).pixels("fog")
     many = options.streams
     rows = {}

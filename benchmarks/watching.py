@@ -9,11 +9,11 @@ part in it; the ratio is that of their medians.
 import argparse
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import torch
+from development import spent
 from watched import pictures, prior, shared_default
 
 from tta_daemon.watch.metrics import Metrics
@@ -21,13 +21,6 @@ from tta_daemon.watch.view import Probe
 from tta_daemon.watch.watching import Watch
 
 ROUNDS = 60
-
-
-def spent(work: Callable[[], object]) -> float:
-    """Milliseconds that the thread computes."""
-    began = time.thread_time()
-    work()
-    return 1000 * (time.thread_time() - began)
 
 
 def main() -> None:
