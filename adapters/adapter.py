@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from adapters.classifier import Classifier
 from adapters.parts.answering import Answerer
 from adapters.parts.dice import Dice
+from adapters.parts.network import Network
+from adapters.parts.norms import StreamNorm, normalizing, pseudo_counted
 
 Memory = Mapping[str, Tensor]
 """Everything of an adapter that moves and nothing that does not, by name: ready for one safetensors file."""
@@ -68,6 +70,8 @@ class Adapter(nn.Module):
     Options: ClassVar[type]
     temperature: ClassVar[float] = 1.0
     """What the logits are to be divided by so that their softmax is a probability: networks summed, for one."""
+    averages_views: ClassVar[bool] = False
+    """Whether answers are means over augmented views: less sure by their making than what `predict` says."""
     steps: Tensor
 
     def __init__(self, classifier: Classifier, options: Any, prior: Any = None, seed: int = 0) -> None:  # noqa: ANN401 - each method narrows both
@@ -86,6 +90,21 @@ class Adapter(nn.Module):
     @abstractmethod
     def predict(self, images: Tensor) -> Tensor:
         """Logits, N x C, without learning. Changes nothing."""
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether answers go by the statistics of the batch, so that the source's can be mixed in."""
+        answerer = self.answerer()
+        normalizes = any(isinstance(module, StreamNorm) for module in self.modules())
+        return normalizes and (answerer is None or answerer.by_batch)
+
+    def predict_mixed(self, images: Tensor, source_images: float) -> Tensor:
+        """As `predict`, by the batch's statistics beside the source's, which count as so many images.
+
+        Where norms do not go `by_batch`, that is what `predict` gives. Schneider et al. 2020, eq. 3.
+        """
+        with normalizing(self, pseudo_counted(source_images)):
+            return self.predict(images)
 
     def answerer(self) -> Answerer | None:
         """The one network of the deployed architecture that `predict` asks; None where there is no such one."""
@@ -128,9 +147,19 @@ class Adapter(nn.Module):
         """What this adapter was born with; never to be written to."""
         return self._birth
 
-    def rewind(self) -> None:
-        """Return to birth, exactly: weights, statistics, optimizer, memories, randomness."""
+    def rewind(self, kept: float = 0.0) -> None:
+        """Return to birth, exactly: weights, statistics, optimizer, memories, randomness.
+
+        Args:
+            kept: the share of the learning tensors, on the side of the images, that stay as learned (ASR, 2026).
+        """
+        vectors = [m.vector for m in self.modules() if isinstance(m, Network) and m.vector is not None]
+        learned = [[p.detach().clone() for p in v.parameters[: int(kept * len(v.parameters))]] for v in vectors]
         self.load(self._birth)
+        with torch.no_grad():
+            for vector, tensors in zip(vectors, learned, strict=True):
+                for parameter, tensor in zip(vector.parameters, tensors, strict=False):
+                    parameter.copy_(tensor)
 
     def dump(self) -> Memory:
         """A copy of everything that moves, row by row. Feeding it to `load` resumes bit for bit."""

@@ -41,6 +41,7 @@ class Cotta(Adapter):
     """The whole student descends toward its teacher. Both start as copies of the source, which itself never moves."""
 
     options: CottaOptions
+    averages_views = True
 
     def __init__(self, classifier: Classifier, options: CottaOptions, prior: None = None, seed: int = 0) -> None:
         super().__init__(classifier, options, prior, seed)

@@ -66,6 +66,20 @@ class NormOnly(Adapter):
         keep(proposed)
         return {"entropy": entropy(logits).mean()}
 
+    @property
+    def by_batch(self) -> bool:
+        """Only two of the modes go by the batch alone."""
+        return self.options.mode in {"batch", "prior"} and super().by_batch
+
+    @torch.no_grad()
+    def predict_mixed(self, images: Tensor, source_images: float) -> Tensor:
+        """Logits by the mixture, in those modes."""
+        if not self.by_batch:
+            return self.predict(images)
+        with normalizing(self.network, pseudo_counted(source_images)):
+            logits: Tensor = self.network(images)
+        return logits
+
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Logits by the rule in force. What it proposes is kept by `adapt` alone."""

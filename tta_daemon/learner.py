@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 import adapters
-from adapters.parts.norms import normalizing, pseudo_counted
 from adapters.together import answers_together, predict_together
 from tta_daemon import __version__
 from tta_daemon.answered import Answered, Hold, Signals
@@ -248,12 +247,14 @@ class Learner:
         view = self._probe(images) if watched else None
         answered = self._clock()
         adapted, repaired = self._repair(adapted, images)
-        serve, worth_learning = self._weigh(adapted, None if learned else view)  # no batch is weighed twice
+        mixed = self._mixed(images, hold, watched=watched)
+        heard = self._single_view(adapted, images, hold)
+        serve, worth_learning = self._weigh(heard, None if learned else view, mixed)  # no batch is weighed twice
         if hold is None and not worth_learning:
             learn, hold = _nothing, Hold.GUARD
         return Answered(
             step=step,
-            logits=self._served(serve, adapted, view, images),
+            logits=self._served(serve, adapted, view, images, mixed),
             adapted=adapted,
             serve=serve,
             view=view,
@@ -303,16 +304,48 @@ class Learner:
         step = 0 if part.memory is None else int(part.memory["steps"])
         return replace(shared, logits=logits, adapted=adapted, serve=serve, view=view, repaired=repaired, step=step)
 
-    def _weigh(self, adapted: Tensor, view: SourceView | None) -> tuple[Serve, bool]:
+    def _weigh(self, adapted: Tensor, view: SourceView | None, mixed: Tensor | None = None) -> tuple[Serve, bool]:
         """Whose answers leave, and whether the guard finds the batch worth learning from."""
         mode = self.guard.settings.mode
-        if mode == "off" or self._adapt.method == "source":
+        if not self._guarded:
             return Serve.ADAPTED, True
-        best = self.guard.serve if view is None else self.guard.weigh(view.logits, adapted)
+        best = self.guard.serve if view is None else self.guard.weigh(view.logits, adapted, mixed)
+        if best is Serve.MIXED and mixed is None:
+            best = Serve.ADAPTED
         return Serve.SOURCE if mode == "observe" else best, self.guard.teachable
 
-    def _served(self, serve: Serve, adapted: Tensor, view: SourceView | None, images: Tensor) -> Tensor:
+    @property
+    def _guarded(self) -> bool:
+        return self.guard.settings.mode != "off" and self._adapt.method != "source"
+
+    def _mixed(self, images: Tensor, hold: Hold | None, *, watched: bool) -> Tensor | None:
+        """What the adapter says by statistics mixed with the source's, where that is to be compared or to leave."""
+        guard, adapter = self.guard, self.adapter
+        if not (self._guarded and guard.settings.mixed and (watched or guard.serve is Serve.MIXED)):
+            return None
+        if hold is Hold.SMALL or self._deputy or adapter.averages_views or not adapter.by_batch:
+            return None  # small batches are answered so already
+        return self._else_none(lambda: self._predict_mixed(images, guard.settings.mixed * len(images)), images)
+
+    def _single_view(self, adapted: Tensor, images: Tensor, hold: Hold | None) -> Tensor:
+        """What the guard goes by: the answers, or what they would be were they no means over views."""
+        if not (self._guarded and self.adapter.averages_views) or hold is not None:
+            return adapted
+        single = self._else_none(lambda: self._predict(images), images)
+        return adapted if single is None else single
+
+    def _else_none(self, ask: Callable[[], Tensor], images: Tensor) -> Tensor | None:
+        try:
+            return self._repair(ask(), images)[0]
+        except (RuntimeError, ValueError):
+            return None
+
+    def _served(
+        self, serve: Serve, adapted: Tensor, view: SourceView | None, images: Tensor, mixed: Tensor | None = None
+    ) -> Tensor:
         """The logits that leave."""
+        if serve is Serve.MIXED and mixed is not None:
+            return mixed
         if serve is Serve.ADAPTED:
             return adapted
         source = self._ask_source(images) if view is None else view.logits
@@ -320,8 +353,7 @@ class Learner:
 
     def _ask(self, images: Tensor, hold: Hold | None) -> tuple[Tensor, Callable[[], Signals | None]]:
         if hold is Hold.SMALL:
-            with normalizing(self.adapter, pseudo_counted(PSEUDO_IMAGES)):
-                return self._predict(images), _nothing
+            return self._predict_mixed(images, PSEUDO_IMAGES), _nothing
         if self._deputy is not None:
             return self._ask_deputy(self._deputy, images, hold)
         if hold is not None:
@@ -345,6 +377,10 @@ class Learner:
         """Logits whose softmax is a probability."""
         return self.adapter.predict(images) / self.adapter.temperature
 
+    def _predict_mixed(self, images: Tensor, source_images: float) -> Tensor:
+        """As `_predict`, by statistics mixed with the source's."""
+        return self.adapter.predict_mixed(images, source_images) / self.adapter.temperature
+
     def _learn(self, answer: adapters.Answer, images: Tensor) -> Signals | None:
         """Learn, and remember how long that took: the budget says how long to rest after it."""
         began = self._clock()
@@ -365,8 +401,10 @@ class Learner:
         guard = self.guard
         if guard.settings.mode == "off":
             return
-        if guard.reset_due(self.step) or (guard.check_due() and guard.check(*self._grown_and_newborn(images))):
+        if guard.reset_due(self.step):
             self.forget()
+        elif guard.check_due() and guard.check(*self._grown_and_newborn(images)):
+            self.forget(guard.kept)
 
     def _grown_and_newborn(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the adapter says of the images, and what it said when it was born."""
@@ -377,9 +415,9 @@ class Learner:
         finally:
             self.adapter.load(memory)
 
-    def forget(self) -> None:
-        """Back to birth."""
-        self.adapter.rewind()
+    def forget(self, kept: float = 0.0) -> None:
+        """Back to birth, or to where only so much of what was learned is kept."""
+        self.adapter.rewind(kept)
         self.guard.departed()
 
     def _fail(self, fault: Exception) -> None:

@@ -15,7 +15,10 @@ from torch import Tensor
 
 import adapters
 from adapters import METHODS, SIGNALS, Adapter, Classifier, Memory
+from adapters.norm_only import NormOnly
 from adapters.options import Knob, knobs
+from adapters.parts.network import Network
+from adapters.parts.norms import from_source, normalizing
 
 NETS: Mapping[str, Callable[[], Classifier]] = {"cnn": tiny_cnn, "vit": tiny_vit}
 ROWS = [
@@ -95,6 +98,43 @@ def test_an_answer_is_learned_from_once(row: tuple[str, str, str]) -> None:
     with pytest.raises(RuntimeError, match="has been learned from"):
         answer.learn()
     assert not difference(before, adapter.dump())
+
+
+@every_row
+def test_statistics_mixed_with_none_of_the_source_are_the_batchs_and_with_much_of_it_the_sources(
+    row: tuple[str, str, str],
+) -> None:
+    adapter = born(row)
+    learn(adapter, range(2))
+    before, batch = adapter.dump(), images(12, seed=50)
+    mixtures = [adapter.predict_mixed(batch, share) for share in (0.0, 12.0, 1e12)]
+    assert not difference(before, adapter.dump())
+    if adapter.by_batch:
+        asked = adapter if not isinstance(adapter, NormOnly) else adapter.network  # its predict has rules of its own
+        with normalizing(asked, from_source), torch.no_grad():
+            by_source = adapter.predict(batch) if asked is adapter else asked(batch)
+        assert torch.allclose(mixtures[2], by_source, atol=1e-4)
+        assert not torch.allclose(mixtures[0], mixtures[1], atol=1e-4)
+    else:
+        assert all(torch.equal(mixture, adapter.predict(batch)) for mixture in mixtures)
+
+
+@every_row
+def test_a_rewind_may_leave_what_is_near_the_images_as_learned(row: tuple[str, str, str]) -> None:
+    adapter = born(row)
+    birth = adapter.dump()
+    learn(adapter, range(2))
+    learned = adapter.dump()
+    adapter.rewind(0.5)
+    between = adapter.dump()
+    stays = [n for n in moved(birth, learned) if n not in moved(learned, between)]
+    back = [n for n in moved(birth, learned) if n not in moved(birth, between)]
+    vectors = [m.vector for m in adapter.modules() if isinstance(m, Network) and m.vector is not None]
+    assert bool(back) == bool(moved(birth, learned))
+    assert bool(stays) == bool(vectors and moved(birth, learned))
+    assert set(stays) | set(back) == moved(birth, learned)
+    adapter.rewind(0.0)
+    assert not difference(birth, adapter.dump())
 
 
 @every_row

@@ -15,8 +15,8 @@ from tta_daemon.control.sections import Guard as Settings
 from tta_daemon.learner import Learner
 from tta_daemon.model.load import load
 from tta_daemon.watch.accuracy import Scored
-from tta_daemon.watch.guard import Decision, Guard, Serve, blended
-from tta_daemon.watch.information import Information, told
+from tta_daemon.watch.guard import CALM, Decision, Guard, Serve, blended
+from tta_daemon.watch.information import PARTS, Information, told
 from tta_daemon.watch.wager import Wager
 
 CLASSES = 10
@@ -79,7 +79,49 @@ def test_small_batches_are_judged_together():
     for logits, better in zip(DULL.split(4), SHARP.split(4), strict=True):
         served = guard.weigh(logits, better)
     assert served is Serve.ADAPTED
-    assert 64 <= guard.source.images <= 64 + 4
+    assert 64 <= guard.source.recent.images <= 64 + 8
+
+
+def test_of_single_images_only_so_many_sums_are_kept():
+    guard = Guard(Settings(window=128))
+    for logits in SHARP.repeat(10, 1).split(1):
+        guard.weigh(logits, logits, logits)
+    kept = [len(tensor) for name, tensor in guard.dump().items() if name.endswith("/numbers")]
+    assert 4 < max(kept) <= PARTS + 1
+    assert guard.source.lasting.images >= 4 * 128
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(16, 256))
+def test_a_window_holds_the_newest_images_and_little_more(sizes, window):
+    about = Information()
+    for size in sizes:
+        about.add(told(said(3.0, count=size)), window)
+    assert min(sum(sizes), window) <= about.images <= window + max(*sizes, window // PARTS)
+
+
+@pytest.mark.parametrize(
+    ("source", "adapted", "mixed", "serve"),
+    [
+        (DULL, said(5.0), SHARP, Serve.MIXED),  # both are better than the source, the mixture most of all
+        (DULL, SHARP, said(5.0), Serve.ADAPTED),
+        (SHARP, said(5.0), SHARP, Serve.BLEND),  # batch statistics mislead, the mixture is no worse than the source
+        (SHARP, said(5.0), said(6.0), Serve.SOURCE),
+        (DULL, SHARP, COLLAPSED, Serve.ADAPTED),
+        (DULL, SHARP, torch.full_like(SHARP, torch.nan), Serve.ADAPTED),
+    ],
+)
+def test_statistics_mixed_with_the_sources_answer_where_that_tells_most(source, adapted, mixed, serve):
+    assert Guard(Settings()).weigh(source, adapted, mixed) is serve
+
+
+def test_what_misled_for_long_is_not_believed_for_one_good_window():
+    guard = Guard(Settings(window=100))
+    for _ in range(3):
+        guard.weigh(SHARP[:100], said(3.0, count=100))
+    assert guard.weigh(DULL[:100], SHARP[:100]) is Serve.SOURCE  # one window says adapted, three before said source
+    for _ in range(4):
+        served = guard.weigh(DULL[:100], SHARP[:100])
+    assert served is Serve.ADAPTED
 
 
 def test_what_was_learned_is_forgotten_where_a_newborn_tells_more():
@@ -90,6 +132,32 @@ def test_what_was_learned_is_forgotten_where_a_newborn_tells_more():
     assert verdict.decision is Decision.REWIND
     guard.departed()
     assert not any(guard.check(SHARP, DULL) for _ in range(5))
+
+
+def test_after_a_rewind_learning_is_slower_until_all_is_calm():
+    guard = Guard(Settings(window=50, check_every=1))
+    assert guard.every == 1
+    for slower in (2, 4, 8, 16, 16):
+        assert guard.check(COLLAPSED, SHARP)
+        guard.departed()
+        assert guard.every == slower
+    taught = []
+    for _ in range(32):
+        guard.weigh(DULL, SHARP)
+        taught.append(guard.teachable)
+    assert sum(taught) == 2
+    for faster in (8, 4, 2, 1, 1):
+        assert not any(guard.check(SHARP, SHARP) for _ in range(CALM))
+        assert guard.every == faster
+
+
+@pytest.mark.parametrize(("rewind", "first"), [("full", 0.0), ("selective", 0.5)])
+def test_a_selective_rewind_keeps_a_half_at_first_and_nothing_where_that_does_not_help(rewind, first):
+    guard = Guard(Settings(window=50, rewind=rewind))
+    assert guard.check(COLLAPSED, SHARP)
+    assert guard.kept == first
+    assert guard.check(COLLAPSED, SHARP)
+    assert guard.kept == 0.0
 
 
 def test_a_check_is_due_at_every_so_many_batches():
@@ -153,7 +221,7 @@ def test_a_blend_is_the_mean_of_both():
 
 def test_a_restart_decides_as_if_nothing_had_happened():
     guard, other = Guard(Settings()), Guard(Settings())
-    guard.weigh(DULL, SHARP)
+    guard.weigh(DULL, said(5.0), SHARP)
     guard.check(SHARP, DULL)
     guard.check_due()
     guard.labeled(Scored(3, 2, 1, 0.0))
@@ -196,6 +264,38 @@ def test_a_batch_that_was_learned_before_a_restart_is_not_weighed_again():
     before = ours.guard.dump()
     ours.answer(images(8, seed=1), learned=True)
     assert all(torch.equal(tensor, ours.guard.dump()[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_mixture_leaves_where_it_was_chosen_and_is_asked_only_where_wanted(share):
+    ours = learner(mixed=share)
+    given_to_guard = []
+    ours.guard.weigh = lambda *said: given_to_guard.append(said) or ours.guard._turn_to(Serve.MIXED)
+    answered, mixed = ours.answer(images(8)), ours._predict_mixed(images(8), 8.0)
+    if share:
+        assert answered.serve is Serve.MIXED
+        assert answered.logits.equal(mixed)
+        assert not mixed.equal(answered.adapted)
+    else:
+        assert given_to_guard[0][2] is None
+        assert answered.serve is Serve.ADAPTED
+        assert answered.logits is answered.adapted
+
+
+def test_a_mean_over_views_is_judged_by_what_one_view_says():
+    given = config(
+        adapt={"method": "cotta", "learn_from": 4, "options": {"views": 2, "augment_below": 2.0}},
+        guard={"mode": "guarded", "window": 16},
+    )
+    ours = Learner(load(given.model), given.adapt, 1.0, given.guard)
+    heard = []
+    ours.guard.weigh = lambda *said: heard.append(said[1:]) or ours.guard._turn_to(Serve.ADAPTED)
+    answered = ours.answer(images(8))
+    assert answered.logits is answered.adapted
+    ((single, mixed),) = heard
+    assert single.equal(ours._predict(images(8)))
+    assert not single.equal(answered.adapted)
+    assert mixed is None
 
 
 def test_without_a_guard_the_adapted_model_answers():

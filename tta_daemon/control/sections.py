@@ -180,8 +180,18 @@ class Guard(Section):
     gain: float = setting(0.05, "Share of all there is to tell that adapted answers must add to go alone.", LIVE, ge=0)
     loss: float = setting(0.015, "How much less they may tell and still be blended with the source's.", LIVE, ge=0)
     doubt: float = setting(0.03, "How much less confident they may be than the source's.", LIVE, ge=0, le=1)
+    mixed: float = setting(
+        1.0,
+        "Source images mixed into the norms, per image, in a third answer; 0: none, a forward less.",
+        LIVE,
+        ge=0,
+        le=1000,
+    )
     check_every: int = setting(
         8, "Compare with a newborn adapter at every n-th batch learned from; 0: never.", LIVE, ge=0, le=1_000_000
+    )
+    rewind: Literal["full", "selective"] = setting(
+        "full", "full: all is forgotten; selective: at first only the half that is far from the images.", LIVE
     )
     reset_every: int = setting(0, "Forget everything after so many steps; 0: never.", LIVE, ge=0)
 

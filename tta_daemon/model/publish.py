@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
@@ -92,6 +92,8 @@ class Publisher:
         ):  # fmt: skip
             self._publish(deployed, learner, stream, _source(deployed, answerer), "source")
         elif verdict is not None and images is not None and step and self._due(last, step):
+            if verdict == Serve.MIXED:
+                answerer = replace(answerer, source_images=learner.guard.settings.mixed * len(images))
             seen = answerer.seen(images.to(deployed.classifier.mean.device))
             self._publish(deployed, learner, stream, {**answerer.tensors(), **seen}, verdict)
 

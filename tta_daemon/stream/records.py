@@ -198,7 +198,7 @@ def _short(confidence: float) -> float:
 class Answer:
     """The answer to one record: one prediction per image, and what source and adapted model say by themselves.
 
-    ``by`` names who was believed: source, adapted, or blend.
+    ``by`` names who was believed: source, adapted, mixed (adapted, with some of the source's statistics), or blend.
     """
 
     id: str

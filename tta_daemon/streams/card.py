@@ -72,8 +72,8 @@ class Card:
         self.records += records
         self.images += len(answered.logits)
         guard = life.guard
-        if guard.source.images:
-            self.gain = guard.adapted.information - guard.source.information
+        if guard.source.recent.images:
+            self.gain = guard.adapted.gain(guard.source)
         if life.watch is not None and (scores := life.watch.drift.scores):
             self.drift = max(score.score / score.threshold for score in scores.values() if score.threshold > 0)
             self.drifted = any(score.drifted for score in scores.values())

@@ -15,7 +15,7 @@ from torch import Tensor
 from tta_daemon.control.sections import Guard as Settings
 from tta_daemon.watch.accuracy import Scored
 from tta_daemon.watch.blocks import Saved
-from tta_daemon.watch.information import Information, told
+from tta_daemon.watch.information import Information, Told, told
 from tta_daemon.watch.wager import Wager
 
 HARM = 3.0
@@ -24,12 +24,29 @@ HARM = 3.0
 CHECKS = 2
 """Windows over which an adapter is compared with a newborn one."""
 
+LASTING = 4
+"""Windows over which doubt is remembered: one domain that happens to look well does not end it."""
+
+FADED = 0.7
+"""What doubt of so long ago counts."""
+
+
+SLOWEST = 16
+"""After as many rewinds as it takes, only every so-many-th batch is learned from."""
+
+CALM = 4
+"""Comparisons with a newborn, one after the other without harm, after which learning is twice as fast again."""
+
+HALF = 0.5
+"""Share of the learning tensors that a first rewind leaves as learned, where rewinding is selective (ASR)."""
+
 
 class Serve(StrEnum):
     """Whose answers leave: a closed set, because it becomes a metric's label."""
 
     SOURCE = "source"
     BLEND = "blend"
+    MIXED = "mixed"
     ADAPTED = "adapted"
 
 
@@ -38,6 +55,7 @@ class Decision(StrEnum):
 
     SERVE_SOURCE = "serve_source"
     SERVE_BLEND = "serve_blend"
+    SERVE_MIXED = "serve_mixed"
     SERVE_ADAPTED = "serve_adapted"
     REWIND = "rewind"
     RESET = "reset"
@@ -54,6 +72,35 @@ class Verdict:
     evidence: dict[str, float]
 
 
+class Voice:
+    """What one of those who may answer has said lately, and for longer."""
+
+    def __init__(self) -> None:
+        self.recent, self.lasting = Information(), Information()
+
+    def hear(self, words: Told | None, window: int) -> None:
+        """Count its answers to a batch in; None: it said nothing that can be compared, and is forgotten."""
+        if words is None:
+            self.forget()
+        else:
+            self.recent.add(words, window)
+            self.lasting.add(words, window * LASTING)
+
+    def gain(self, source: "Voice") -> float:
+        """How much more it tells than the source, as a share of all there is to tell."""
+        return self.recent.information - source.recent.information
+
+    def doubt(self, source: "Voice") -> float:
+        """How much less sure it is than the source, or was for long."""
+        lasting = source.lasting.confidence - self.lasting.confidence
+        return max(source.recent.confidence - self.recent.confidence, FADED * lasting)
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.recent.forget()
+        self.lasting.forget()
+
+
 class Guard:
     """Chooses, batch by batch.
 
@@ -61,6 +108,7 @@ class Guard:
         serve: whose answers are to leave now.
         teachable: whether the last batch is worth learning from: not where adapted answers are so much worse that
             labels seem to come in runs, or the model to collapse.
+        every: only every so-many-th batch is learned from, since what was learned did harm.
         vetoed: whether labels have said that the adapted model is worse.
     """
 
@@ -69,26 +117,37 @@ class Guard:
         self.serve = Serve.SOURCE
         self.teachable = True
         self.vetoed = False
-        self.source, self.adapted = Information(), Information()
+        self.source, self.adapted, self.mixed = Voice(), Voice(), Voice()
         self.grown, self.newborn = Information(), Information()
         self._wager = Wager()
         self._told: list[Verdict] = []
-        self._unchecked = 0
+        self.every = 1
+        self._unchecked = self._passed = self._calm = 0
 
-    def weigh(self, source: Tensor, adapted: Tensor) -> Serve:
-        """Whose answers to a batch shall leave. Both are logits, N x C."""
-        of_source, of_adapted, window = told(source), told(adapted), self.settings.window
+    def weigh(self, source: Tensor, adapted: Tensor, mixed: Tensor | None = None) -> Serve:
+        """Whose answers to a batch shall leave.
+
+        All are logits, N x C; ``mixed`` those of the adapted model by statistics mixed with the source's, where it has
+        such ones.
+        """
+        of_source, of_adapted, allowed = told(source), told(adapted), self.settings
         self.teachable = False
         if of_source is None or of_adapted is None:
             return self._turn_to(Serve.SOURCE)
-        self.source.add(of_source, window)
-        self.adapted.add(of_adapted, window)
-        gain = self.adapted.information - self.source.information
-        doubt, loss = self.source.confidence - self.adapted.confidence, -gain
-        self.teachable = doubt <= HARM * self.settings.doubt and loss <= HARM * self.settings.loss and not self.vetoed
-        if self.vetoed or doubt > self.settings.doubt or loss > self.settings.loss:
+        self.source.hear(of_source, allowed.window)
+        self.adapted.hear(of_adapted, allowed.window)
+        self.mixed.hear(None if mixed is None else told(mixed), allowed.window)
+        gain, doubt = self.adapted.gain(self.source), self.adapted.doubt(self.source)
+        sound = doubt <= HARM * allowed.doubt and -gain <= HARM * allowed.loss and not self.vetoed
+        self._passed = self._passed + 1 if sound else self._passed
+        self.teachable = sound and self._passed % self.every == 0
+        best = self.mixed if self.mixed.gain(self.adapted) > 0 and self.mixed.recent.images else self.adapted
+        gain, doubt = best.gain(self.source), best.doubt(self.source)
+        if self.vetoed or doubt > allowed.doubt or -gain > allowed.loss:
             return self._turn_to(Serve.SOURCE)
-        return self._turn_to(Serve.ADAPTED if gain > self.settings.gain else Serve.BLEND)
+        if gain <= allowed.gain:
+            return self._turn_to(Serve.BLEND)
+        return self._turn_to(Serve.MIXED if best is self.mixed else Serve.ADAPTED)
 
     def check_due(self) -> bool:
         """Count a batch that was learned from; whether it is time to look what a newborn would have answered."""
@@ -107,11 +166,20 @@ class Guard:
         self.newborn.add(fresh, window)
         lost = self.newborn.information - self.grown.information
         if self.grown.images < window or lost <= self.settings.loss:
+            self._calm += 1
+            if self._calm % CALM == 0:
+                self.every = max(1, self.every // 2)
             return False
-        evidence = {"newborn": self.newborn.information, "adapted": self.grown.information}
-        words = "what was learned tells less than a newborn adapter: it is forgotten"
+        self._calm, self.every = 0, min(SLOWEST, self.every * 2)
+        evidence = {"newborn": self.newborn.information, "adapted": self.grown.information, "learn_every": self.every}
+        words = "what was learned tells less than a newborn adapter: it is forgotten, and learning slows down"
         self._told.append(Verdict(Decision.REWIND, words, evidence))
         return True
+
+    @property
+    def kept(self) -> float:
+        """The share of what was learned that stays where `check` has just said that it does harm."""
+        return HALF if self.settings.rewind == "selective" and self.every == 2 else 0.0  # noqa: PLR2004 - for the first time
 
     def reset_due(self, steps: int) -> bool:
         """Whether so much was learned since birth that it is time to forget it (RDumb, Press et al. 2023)."""
@@ -144,14 +212,16 @@ class Guard:
 
     def evidence(self) -> dict[str, float]:
         """The numbers that the choice rests on."""
-        models = {"source": self.source, "adapted": self.adapted}
-        return {f"{name}_information": about.information for name, about in models.items()} | {
-            f"{name}_confidence": about.confidence for name, about in models.items()
+        voices = {"source": self.source, "adapted": self.adapted, "mixed": self.mixed}
+        heard = {name: voice.recent for name, voice in voices.items() if voice.recent.images}
+        return {f"{name}_information": about.information for name, about in heard.items()} | {
+            f"{name}_confidence": about.confidence for name, about in heard.items()
         }
 
     def dump(self) -> Saved:
         """Everything that moves, so that a restart decides as if nothing had happened."""
-        state = [list(Serve).index(self.serve), self.vetoed, self._unchecked, self._wager.better, self._wager.worse]
+        state = [list(Serve).index(self.serve), self.vetoed, self._wager.better, self._wager.worse]
+        state += [self.every, self._unchecked, self._passed, self._calm]
         saved = {"state": torch.tensor(state, dtype=torch.float64)}
         for name, about in self._windows().items():
             saved |= {f"{name}/{key}": tensor for key, tensor in about.dump().items()}
@@ -165,16 +235,21 @@ class Guard:
         """
         for name, about in self._windows().items():
             about.load({key: saved[f"{name}/{key}"] for key in ("classes", "numbers")})
-        serve, vetoed, unchecked, self._wager.better, self._wager.worse = saved["state"].tolist()
-        self.serve, self.vetoed, self._unchecked = list(Serve)[int(serve)], bool(vetoed), int(unchecked)
+        serve, vetoed, self._wager.better, self._wager.worse, *counts = saved["state"].tolist()
+        self.serve, self.vetoed = list(Serve)[int(serve)], bool(vetoed)
+        self.every, self._unchecked, self._passed, self._calm = map(int, counts)
 
     def _windows(self) -> dict[str, Information]:
-        return {"source": self.source, "adapted": self.adapted, "grown": self.grown, "newborn": self.newborn}
+        voices = {"source": self.source, "adapted": self.adapted, "mixed": self.mixed}
+        recent = {name: voice.recent for name, voice in voices.items()}
+        lasting = {f"{name}/lasting": voice.lasting for name, voice in voices.items()}
+        return recent | lasting | {"grown": self.grown, "newborn": self.newborn}
 
     def _turn_to(self, serve: Serve) -> Serve:
         if serve is not self.serve:
             self.serve = serve
             words = {Serve.SOURCE: "the source answers", Serve.BLEND: "source and adapted answer together",
+                     Serve.MIXED: "the adapted model answers, its statistics mixed with the source's",
                      Serve.ADAPTED: "the adapted model answers"}[serve]  # fmt: skip
             self._told.append(Verdict(Decision(f"serve_{serve}"), words, self.evidence()))
         return serve

@@ -29,6 +29,10 @@ def told(logits: Tensor) -> Told | None:
     return Told(p.sum(0).cpu(), float(entropy(logits).sum()), float(p.amax(1).sum()), len(p))
 
 
+PARTS = 8
+"""Parts that a window is made of where batches are small: so it is bounded on a stream of single images."""
+
+
 class Information:
     """Mutual information of image and answer over the newest images, as a share of the most that there can be.
 
@@ -44,6 +48,10 @@ class Information:
         """Count a batch in; the oldest leave once ``window`` images are there without them."""
         if self._batches and self._batches[0].classes.shape != batch.classes.shape:
             self.forget()
+        if self._batches and (self._batches[-1].images + batch.images) * PARTS <= window:
+            last = self._batches.pop()
+            self.images -= last.images
+            batch = _joined(last, batch)
         self._batches.append(batch)
         self.images += batch.images
         while self.images - self._batches[0].images >= window:
@@ -83,3 +91,12 @@ class Information:
     def confidence(self) -> float:
         """Mean probability of the answers."""
         return sum(batch.confidence for batch in self._batches) / max(1, self.images)
+
+
+def _joined(one: Told, other: Told) -> Told:
+    return Told(
+        one.classes + other.classes,
+        one.entropy + other.entropy,
+        one.confidence + other.confidence,
+        one.images + other.images,
+    )

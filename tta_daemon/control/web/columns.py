@@ -10,7 +10,7 @@ ESTIMATE = "tta_accuracy_estimate"
 
 DETECTORS = ("bn_statistics", "features", "entropy", "predicted_labels", "adwin", "page_hinkley")
 
-SERVES = ("adapted", "blend", "source")
+SERVES = ("adapted", "mixed", "blend", "source")
 """Whose answers leave."""
 
 ESTIMATORS = {"adapted": ("combined", "agreement", "aetta"), "source": ("agreement", "atc", "doc", "importance")}

@@ -27,7 +27,7 @@ MANY_DEAD = 0.05
 BEHIND_S = 30.0
 """Seconds of work that wait at which the lag is worth a word."""
 
-SERVED = {"adapted": "Adapted model", "blend": "Both, averaged", "source": "Frozen model"}
+SERVED = {"adapted": "Adapted model", "mixed": "Mixed norms", "blend": "Both, averaged", "source": "Frozen model"}
 """Whose answers leave, in words; the first of them is enough among others."""
 
 DETECTOR_NAMES = {

@@ -39,7 +39,7 @@ class Run:
         sheet: what was answered to each step of the plan.
         batches, learned_from: how many there were, and how many of them taught.
         held, rewound, rejected: how often, by reason.
-        served: images answered by the source, by the adapted model, or by both.
+        served: images by who answered them: source, adapted, mixed or blend.
         signals: the method's own signals, averaged over its steps.
         seconds: of wall time in each phase of the loop, and in all (``total``).
         peak_mib: memory above what was taken before; None where the system does not say.
