@@ -4,7 +4,7 @@ import time
 from functools import partial
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
 
 from tta_daemon.errors import BrokerUnreachable
 from tta_daemon.offline.broker import free_port
@@ -160,6 +160,37 @@ def test_a_rebalance_is_announced_while_commits_still_count(broker, produce, ope
         assert polled == []
     else:
         until(lambda: polled.extend(first.poll(0.1, 10)) or len({record.position for record in polled}) == 8)
+
+
+def test_a_leader_that_comes_back_has_nobody_join_again(broker, open_source, until):
+    """kafka-python's leader compares what it has shared out with what it hears of the topic later."""
+    topic, group = broker.topic(2), broker.name("g")
+    for _ in range(2):
+        source = open_source(topic, group, instance="a")
+        until(lambda s=source: s.assignment() or s.poll(0.1, 10))
+        assert source.changes().assigned == source.assignment()
+        source._consumer.topics()  # what it hears
+        for _ in range(3):
+            source.poll(0.1, 10)
+            assert not source.changes()
+        source.close()
+
+
+def test_a_join_that_ends_between_two_polls_is_taken_though_its_reason_is_gone(broker, open_source, until):
+    topic = broker.topic(1)
+    source = open_source(topic, broker.name("g"))
+    until(lambda: source.assignment() or source.poll(0.1, 10))
+    admin = KafkaAdminClient(**broker.client)
+    admin.create_partitions({topic: 2})
+    admin.close()
+    until(lambda: len(source._consumer.topics() and source._consumer.partitions_for_topic(topic)) == 2)
+
+    def both():
+        source.changes()
+        source.poll(0.0, 10)
+        return len(source.assignment()) == 2
+
+    until(both)
 
 
 def test_a_commit_for_lost_partitions_is_refused_not_raised(broker, produce, open_source, until):
