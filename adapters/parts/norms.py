@@ -46,7 +46,7 @@ class StreamNorm(nn.Module):
         return functional.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
     def normalize_through(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        """``x`` by the given statistics (C, or N x C), through which gradients do flow."""
+        """``x`` by the given statistics (C, or N x C), through which gradients do flow; in the dtype of these."""
         lead = mean.dim()
         shape = mean.shape + (1,) * (x.dim() - 2) if lead > 1 else (1, -1) + (1,) * (x.dim() - 2)
         affine = (1, -1) + (1,) * (x.dim() - 2)
@@ -62,8 +62,12 @@ Rule = Callable[[StreamNorm, Tensor], Tensor]
 
 @torch.no_grad()
 def moments(x: Tensor, *, unbiased: bool = False) -> Statistics:
-    """Mean and variance of each channel over all else: two tensors of C, through which no gradient flows."""
-    mean, var = torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)  # torch.var_mean takes ten times as long
+    """Mean and variance of each channel over all else: two tensors of C, through which no gradient flows.
+
+    They are float32 where ``x`` is in bfloat16.
+    """
+    ignored = [x.new_zeros(x.size(1), dtype=_wide(x)) for _ in range(2)]  # the statistics come in their dtype
+    mean, var = torch.ops.aten.batch_norm_update_stats(x, *ignored, 0.0)  # torch.var_mean takes ten times as long
     count = x.numel() / mean.numel()
     return mean, var * (count / (count - 1)) if unbiased else var
 
@@ -82,7 +86,10 @@ def from_batch(norm: StreamNorm, x: Tensor) -> Tensor:
     """By this batch: its mean and biased variance. A single value per channel falls back to the source."""
     if alone(x):
         return from_source(norm, x)
-    return functional.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
+    weight, bias = norm.weight, norm.bias
+    if weight is None and x.dtype != _wide(x):  # the statistics are taken in the dtype of these
+        weight, bias = x.new_ones(x.size(1), dtype=_wide(x)), x.new_zeros(x.size(1), dtype=_wide(x))
+    return functional.batch_norm(x, None, None, weight, bias, True, 0.0, norm.eps)
 
 
 def by_part(parts: int) -> Rule:
@@ -109,7 +116,8 @@ def by_group(of: Tensor, affine: Affine, source_images: float = 0.0) -> Rule:
     count = torch.bincount(of)
     weight = (count / (source_images + count))[:, None]
 
-    def rule(norm: StreamNorm, x: Tensor) -> Tensor:
+    def rule(norm: StreamNorm, given: Tensor) -> Tensor:
+        x = given.to(_wide(given))
         spots = x.flatten(2) if x.dim() > 2 else x[:, :, None]  # noqa: PLR2004 - N x C
         share = (1.0 / count).to(x)[:, None]
         mean = torch.zeros(len(count), x.size(1)).to(x).index_add_(0, of, spots.mean(2)) * share
@@ -123,7 +131,7 @@ def by_group(of: Tensor, affine: Affine, source_images: float = 0.0) -> Rule:
         factor = torch.rsqrt(var + norm.eps) if scale is None else torch.rsqrt(var + norm.eps) * scale
         offset = -mean * factor if shift is None else shift - mean * factor
         shape = (len(of), -1) + (1,) * (x.dim() - 2)
-        return torch.addcmul(offset[of].view(shape), x, factor[of].view(shape))
+        return torch.addcmul(offset[of].view(shape), x, factor[of].view(shape)).to(given.dtype)
 
     return rule
 
@@ -235,12 +243,12 @@ def instance_aware(strictness: float) -> Rule:
         pixels = x[0, 0].numel()
         if pixels <= 1:
             return from_source(norm, x)
-        var_own, mean_own = torch.var_mean(x.flatten(2), 2, correction=0)
+        var_own, mean_own = torch.var_mean(x.flatten(2).to(_wide(x)), 2, correction=0)
         mean, var = norm.source
         spread = var + norm.eps
         to_mean = _shrink(mean_own - mean, strictness * torch.sqrt(spread / pixels))
         to_var = _shrink(var_own - var, strictness * spread * (2.0 / (pixels - 1)) ** 0.5)
-        return norm.normalize_through(x, mean + to_mean, (var + to_var).clamp(min=0.0))
+        return norm.normalize_through(x, mean + to_mean, (var + to_var).clamp(min=0.0)).to(x.dtype)
 
     return rule
 
@@ -293,6 +301,11 @@ def _propose(norm: StreamNorm, x: Tensor, momentum: float) -> None:
 
 def _between(source: Statistics, batch: Statistics, weight: float) -> Statistics:
     return torch.lerp(source[0], batch[0], weight), torch.lerp(source[1], batch[1], weight)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """The dtype that statistics of ``x`` are taken in."""
+    return torch.float32 if x.dtype == torch.bfloat16 else x.dtype
 
 
 def _shrink(value: Tensor, by: Tensor) -> Tensor:

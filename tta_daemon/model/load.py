@@ -16,6 +16,7 @@ from tta_daemon.control.sections import Model
 from tta_daemon.errors import ConfigError
 from tta_daemon.model import artifact, python_factory
 from tta_daemon.model.brought import Brought, Triple
+from tta_daemon.model.precision import mixed_by
 from tta_daemon.model.wanted import Wanted, wanted_by
 from tta_daemon.watch import knowledge
 from tta_daemon.watch.knowledge import Knowledge
@@ -24,7 +25,7 @@ from tta_daemon.watch.view import LAYERS
 if TYPE_CHECKING:
     from tta_daemon.model.frozen import FrozenView
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ def _classifier(  # noqa: PLR0913, PLR0917 - the network, and what is said of it
         raise ConfigError(brought.setting, f"the network answers with {shape}, not with N x C logits", "wrap it")
     head = model.head or head_of(unnamed, image)
     try:
-        return Classifier(network, mean, std, head=head, num_classes=logits.size(1))
+        return Classifier(network, mean, std, head=head, num_classes=logits.size(1), mixed=mixed_by(model))
     except ValueError as fault:
         remedy = "name a torch.nn.Linear, as network.named_modules() calls it, or leave it out"
         raise ConfigError("model.head", str(fault).removeprefix("head: "), remedy) from fault

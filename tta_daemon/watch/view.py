@@ -71,7 +71,7 @@ class Probe:
         seen: list[Tensor] = []
 
         def look(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
-            seen.append(_moments(given[0], norm, self._stride))
+            seen.append(_moments(given[0].float(), norm, self._stride))
 
         hooks = [norm.register_forward_pre_hook(look) for norm in self._norms]
         try:
@@ -133,7 +133,8 @@ class HeadTap:
     def _hear(self, linear: nn.Module, given: tuple[Tensor, ...]) -> None:
         if isinstance(linear, nn.Linear):
             bias = None if linear.bias is None else linear.bias.detach().clone()
-            self._heads.append(Head(given[0].detach().flatten(1), linear.weight.detach().clone(), bias))
+            features = given[0].detach().flatten(1).to(linear.weight.dtype)
+            self._heads.append(Head(features, linear.weight.detach().clone(), bias))
 
 
 def _width(norm: nn.Module) -> int:
@@ -146,4 +147,4 @@ def _moments(x: Tensor, norm: nn.Module, stride: int) -> Tensor:
     """Mean and mean square of each stride-th channel over all positions of an image, N x 2c."""
     by_place = x.flatten(1, -2).transpose(1, 2) if isinstance(norm, nn.LayerNorm) and x.dim() > 2 else x  # noqa: PLR2004 - N x D
     spots = by_place[:, ::stride].unsqueeze(-1) if by_place.dim() == 2 else by_place[:, ::stride].flatten(2)  # noqa: PLR2004 - N x D
-    return torch.cat((spots.mean(2), spots.square().mean(2)), 1).float()
+    return torch.cat((spots.mean(2), spots.square().mean(2)), 1)
