@@ -308,7 +308,10 @@ class Learner:
         mode = self.guard.settings.mode
         if mode == "off" or self._adapt.method == "source":
             return Serve.ADAPTED, True
-        best = self.guard.serve if view is None else self.guard.weigh(view.logits, adapted)
+        if not self.adapter.judged:
+            best = self.guard.trust()
+        else:
+            best = self.guard.serve if view is None else self.guard.weigh(view.logits, adapted)
         return Serve.SOURCE if mode == "observe" else best, self.guard.teachable
 
     def _served(self, serve: Serve, adapted: Tensor, view: SourceView | None, images: Tensor) -> Tensor:
@@ -365,7 +368,9 @@ class Learner:
         guard = self.guard
         if guard.settings.mode == "off":
             return
-        if guard.reset_due(self.step) or (guard.check_due() and guard.check(*self._grown_and_newborn(images))):
+        if guard.reset_due(self.step) or (
+            self.adapter.judged and guard.check_due() and guard.check(*self._grown_and_newborn(images))
+        ):
             self.forget()
 
     def _grown_and_newborn(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -60,6 +60,8 @@ def traced(looked: nn.Module, outputs: Sequence[str], size: Sequence[int]) -> Mo
     classifier = classifier_of(looked)
     if classifier.mean.dtype != torch.float32:
         raise ConfigError("model.dtype", "ONNX Runtime answers in float32 alone", 'say dtype = "float32"')
+    if classifier.opaque:
+        raise ConfigError("model.artifact", "it is a black box: nothing can be exported that is not the file", REMEDY)
     file = io.BytesIO()
     try:
         with torch.no_grad(), classifier.unmixed(), warnings.catch_warnings():

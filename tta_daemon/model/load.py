@@ -23,7 +23,7 @@ from tta_daemon.watch.knowledge import Knowledge
 from tta_daemon.watch.view import LAYERS
 
 if TYPE_CHECKING:
-    from tta_daemon.model.frozen import FrozenView
+    from tta_daemon.model.frozen import FrozenView, OpaqueView
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -32,8 +32,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class Deployed:
     """A classifier ready to answer, its classes' names, a digest of its weights, and what is known of its source.
 
-    ``size`` is the height and width of its images; ``frozen`` answers in its place where that was asked for; ONNX
-    Runtime computes where ``wanted`` says.
+    ``size`` is the height and width of its images; ``frozen`` answers in its place where that was asked for, and where
+    nothing else can; ONNX Runtime computes where ``wanted`` says.
     """
 
     classifier: Classifier
@@ -42,7 +42,7 @@ class Deployed:
     name: str
     size: tuple[int, int]
     known: Knowledge | None = None
-    frozen: "FrozenView | None" = None
+    frozen: "FrozenView | OpaqueView | None" = None
     wanted: Wanted = field(default_factory=Wanted)
 
     @property
@@ -88,14 +88,15 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _frozen(model: Model, classifier: Classifier, size: Sequence[int], layers: int) -> "FrozenView | None":
-    if model.frozen == "torch":
+def _frozen(model: Model, classifier: Classifier, size: Sequence[int], layers: int) -> "FrozenView | OpaqueView | None":
+    if model.frozen == "torch" and not classifier.opaque:
         return None
     try:
-        from tta_daemon.model.frozen import FrozenView  # noqa: PLC0415 - an extra brings ONNX Runtime
+        from tta_daemon.model.frozen import FrozenView, OpaqueView  # noqa: PLC0415 - an extra brings ONNX Runtime
     except ImportError as fault:
         raise ConfigError("model.frozen", f"{fault.name} is missing", "pip install 'tta-daemon[onnx]'") from fault
-    return FrozenView(classifier, layers, size, wanted_by(model))
+    wanted = wanted_by(model)
+    return OpaqueView(classifier, wanted) if classifier.opaque else FrozenView(classifier, layers, size, wanted)
 
 
 def _device(name: str) -> torch.device:
