@@ -113,7 +113,7 @@ def unmet(name: str, classifier: Classifier, prior: object = None) -> list[str]:
     """What the method needs and does not find, one sentence each; empty where it can work."""
     needs = METHODS[name].needs
     if needs.layers and classifier.opaque:
-        blind = " and ".join(other for other, method in METHODS.items() if not method.needs.layers)
+        blind = ", ".join(other for other, method in METHODS.items() if not method.needs.layers)
         return [f"it needs to look into the network, and this one only answers; what works with it: {blind}"]
     faults = []
     folded = FOLDED if candidates(classifier.network) else ""

@@ -14,12 +14,11 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from adapters.adapter import Adaptation, Adapter
+from adapters.adapter import Adaptation, Memory
+from adapters.blind import Blind
 from adapters.classifier import Classifier
 from adapters.options import Count, NonNegative, Positive, knob
 from adapters.parts.answering import HeadAnswerer
-from adapters.parts.network import Network
-from adapters.parts.norms import from_source, normalizing
 from adapters.parts.objectives import entropy
 
 
@@ -41,7 +40,7 @@ class LabelshiftPrior:
     shares: Tensor
 
 
-class Labelshift(Adapter):
+class Labelshift(Blind):
     """Counts, in expectation, how many images of each class came by, and answers as likely as each class is here."""
 
     judged: ClassVar[bool] = False
@@ -53,7 +52,6 @@ class Labelshift(Adapter):
         self, classifier: Classifier, options: LabelshiftOptions, prior: LabelshiftPrior | None = None, seed: int = 0
     ) -> None:
         super().__init__(classifier, options, prior, seed)
-        self.network = Network(classifier)
         classes, device = classifier.num_classes, classifier.mean.device
         uniform = torch.full((classes,), 1 / classes, dtype=torch.float64, device=device)
         shares = uniform if prior is None else prior.shares.to(uniform)
@@ -64,24 +62,20 @@ class Labelshift(Adapter):
 
     def adapt(self, images: Tensor) -> Adaptation:
         """Answer by the shares known so far, then count what this batch adds (Saerens et al., eq. 2.9)."""
-        logits = self._ask(images)
-        yield self.correct(logits)
+        logits = self.ask(images)
+        yield self.read(logits)
         self.count(logits)
         shift = (self.shares() * self._times(self.counts).log()).sum()
         return {"entropy": entropy(logits).mean(), "label_shift": shift}
 
-    @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
-        """Corrected logits by the shares known so far."""
-        return self.correct(self._ask(images))
-
     def answerer(self) -> HeadAnswerer | None:
         """The network, the correction in its head's bias."""
-        return HeadAnswerer.of(self.network, scale=1 / self.options.temperature, shift=self._lean())
+        return HeadAnswerer.of(self.network, scale=1 / self.options.temperature, shift=self._lean(self.counts))
 
-    def correct(self, logits: Tensor) -> Tensor:
+    def read(self, logits: Tensor, memory: Memory | None = None) -> Tensor:
         """Logits, N x C, as they would be were the classes as frequent at the source as they are here."""
-        return logits / self.options.temperature + self._lean().to(logits)
+        lean = self._lean(self.counts if memory is None else memory["counts"].to(self.counts))
+        return logits / self.options.temperature + lean.to(logits)
 
     def shares(self) -> Tensor:
         """The shares of classes known so far, C; the source's where no image was counted."""
@@ -105,15 +99,9 @@ class Labelshift(Adapter):
         believed = self.options.smoothing * len(counts)
         return (counts / self.source + believed) / (counts.sum() + believed)
 
-    def _lean(self) -> Tensor:
+    def _lean(self, counts: Tensor) -> Tensor:
         """What is added to each class's logits, C."""
-        return self.options.correction * self._times(self.counts).log()
-
-    @torch.no_grad()
-    def _ask(self, images: Tensor) -> Tensor:
-        with normalizing(self.network, from_source):
-            logits: Tensor = self.network(images)
-        return logits
+        return self.options.correction * self._times(counts).log()
 
 
 @torch.no_grad()

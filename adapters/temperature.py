@@ -14,12 +14,11 @@ from annotated_types import Interval
 from torch import Tensor
 from torch.nn import functional
 
-from adapters.adapter import Adaptation, Adapter
+from adapters.adapter import Adaptation, Memory
+from adapters.blind import Blind
 from adapters.classifier import Classifier
 from adapters.options import Positive, knob
 from adapters.parts.answering import HeadAnswerer
-from adapters.parts.network import Network
-from adapters.parts.norms import from_source, normalizing
 from adapters.parts.objectives import entropy
 
 LEAST, MOST, STEPS = 1 / 8, 32.0, 33
@@ -39,7 +38,7 @@ class TemperatureOptions:
     unchanged: Positive = knob(16.0, "As how many mixtures the belief counts that logits are right as they are.")
 
 
-class Temperature(Adapter):
+class Temperature(Blind):
     """Divides logits by what would have been right for mixtures so far: no answer changes but in how sure it is."""
 
     judged: ClassVar[bool] = False
@@ -49,37 +48,35 @@ class Temperature(Adapter):
 
     def __init__(self, classifier: Classifier, options: TemperatureOptions, prior: None = None, seed: int = 0) -> None:
         super().__init__(classifier, options, prior, seed)
-        self.network = Network(classifier)
         grid = torch.linspace(math.log(LEAST), math.log(MOST), STEPS, dtype=torch.float64)
         self.register_buffer("grid", grid.to(classifier.mean.device), persistent=False)
         self.register_buffer("costs", torch.zeros_like(self.grid))
 
     def adapt(self, images: Tensor) -> Adaptation:
         """Answer by the temperature known so far, then see what would have been right for mixtures of this batch."""
-        logits = self._ask(images)
-        yield logits / self.found()
+        logits = self.ask(images)
+        yield self.read(logits)
         other = torch.randperm(len(images), generator=self.dice.generator, device=images.device)
         said = logits.argmax(1)
         differ = (said != said[other]) | self.options.alike
         chosen = differ & torch.isfinite(logits + logits[other]).all(1)
         signals = {"entropy": entropy(logits).mean(), "selected_ratio": chosen.double().mean()}
         if bool(chosen.any()):
-            mixed = self._ask(torch.lerp(images[other[chosen]], images[chosen], self.options.mixed))
+            mixed = self.ask(torch.lerp(images[other[chosen]], images[chosen], self.options.mixed))
             self.weigh(mixed, said[chosen])
         return {**signals, "temperature": self.found()}
 
-    @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
+    def read(self, logits: Tensor, memory: Memory | None = None) -> Tensor:
         """Logits by the temperature known so far."""
-        return self._ask(images) / self.found()
+        return logits / self.found(None if memory is None else memory["costs"].to(self.costs))
 
     def answerer(self) -> HeadAnswerer | None:
         """The network, the temperature in its head."""
         return HeadAnswerer.of(self.network, scale=1 / self.found())
 
-    def found(self) -> float:
+    def found(self, costs: Tensor | None = None) -> float:
         """The temperature of least cost, by the parabola through three steps; 1 before anything was mixed."""
-        costs = self.costs + self.options.unchanged / 2 * self.grid.square()
+        costs = (self.costs if costs is None else costs) + self.options.unchanged / 2 * self.grid.square()
         best = min(max(int(costs.argmin()), 1), STEPS - 2)
         left, middle, right = costs[best - 1 : best + 2].tolist()
         bend = left - 2 * middle + right
@@ -96,9 +93,3 @@ class Temperature(Adapter):
         each = [functional.cross_entropy(logits / t, labels, reduction="none") for t in self.grid.exp()]
         self.costs.mul_(math.exp(-len(logits) / self.options.window))
         self.costs.add_(torch.stack(each).clamp(max=WORST).sum(1))
-
-    @torch.no_grad()
-    def _ask(self, images: Tensor) -> Tensor:
-        with normalizing(self.network, from_source):
-            logits: Tensor = self.network(images)
-        return logits

@@ -75,7 +75,7 @@ def test_what_is_not_understood_answers_and_refuses_to_be_looked_into(tmp_path: 
         faults = adapters.unmet(method, model.classifier, object())
         assert (method in BLIND) == (not faults)
         assert all(
-            "this one only answers; what works with it: source and labelshift and temperature" in fault
+            "this one only answers; what works with it: source, labelshift, temperature" in fault
             for fault in faults
         )
 
@@ -179,7 +179,7 @@ def refused(settings: object) -> str:
 
 
 def test_what_cannot_be_done_with_it_is_refused(tmp_path: Path, path: Path) -> None:
-    assert "labelshift and temperature" in refused(given(path, adapt={"method": "tent"}))
+    assert "source, labelshift, temperature" in refused(given(path, adapt={"method": "tent"}))
     assert "adapt.serve: the answers of labelshift are not those of one network" in refused(
         given(path, adapt={"method": "labelshift", "serve": "runtime"})
     )
