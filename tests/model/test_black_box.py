@@ -75,8 +75,7 @@ def test_what_is_not_understood_answers_and_refuses_to_be_looked_into(tmp_path: 
         faults = adapters.unmet(method, model.classifier, object())
         assert (method in BLIND) == (not faults)
         assert all(
-            "this one only answers; what works with it: source, labelshift, temperature" in fault
-            for fault in faults
+            "this one only answers; what works with it: source, labelshift, temperature" in fault for fault in faults
         )
 
 
