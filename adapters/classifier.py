@@ -1,5 +1,6 @@
 """The deployed model as every method sees it: images in [0, 1] go in, logits and features come out."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -8,6 +9,9 @@ from torch import Tensor, nn
 
 IMAGES = 4
 """Dimensions of a batch of images, and of what is convolved with it."""
+
+PIXELS = 1 << 17
+"""Of images that a thread best passes through a network together: more leave its cache between two layers."""
 
 
 class Classifier(nn.Module):
@@ -77,6 +81,16 @@ class Classifier(nn.Module):
         with self.computing():
             logits: Tensor = self.network(normalized)
         return logits.to(self.mean.dtype)
+
+    def portions(self, images: Tensor) -> Sequence[Tensor]:
+        """``images`` in parts small enough that what a layer makes of one is in the cache when the next layer reads it.
+
+        For passes in which images do not see one another. On an accelerator they stay together.
+        """
+        if images.device.type != "cpu" or images.dim() != IMAGES:
+            return [images]
+        most = PIXELS * torch.get_num_threads() * (1 if self.mixed is None else 2)
+        return images.chunk(max(1, math.ceil(len(images) * images.size(2) * images.size(3) / most)))
 
     def computing(self) -> AbstractContextManager[object]:
         """Within, parts of the network compute as they do when images pass through it."""

@@ -422,9 +422,10 @@ class Learner:
 
     @torch.no_grad()
     def _ask_source(self, images: Tensor) -> Tensor:
-        frozen = self._deployed.frozen
-        logits: Tensor = self._deployed.classifier(images) if frozen is None else frozen(images).logits
-        return logits
+        frozen, classifier = self._deployed.frozen, self._deployed.classifier
+        if frozen is not None:
+            return frozen(images).logits
+        return torch.cat([classifier(part) for part in classifier.portions(images)])
 
     def _repair(self, logits: Tensor, images: Tensor) -> tuple[Tensor, int]:
         """Answers that are not finite are given by the source model instead."""

@@ -72,7 +72,7 @@ class _Looked(nn.Module):
         self.probe = probe
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        view = self.probe(images)
+        view = self.probe.look(images)
         given = {graph.LOGITS: view.logits, graph.FEATURES: view.features, MOMENTS: view.moments}
         return tuple(given[name] for name in self.outputs)
 
