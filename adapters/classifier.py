@@ -80,7 +80,7 @@ class Classifier(nn.Module):
         normalized = (images.to(self.mean.dtype) - self.mean) / self.std
         with self.computing():
             logits: Tensor = self.network(normalized)
-        return logits.to(self.mean.dtype)
+        return logits if self.mixed is None else logits.to(self.mean.dtype)
 
     def portions(self, images: Tensor) -> Sequence[Tensor]:
         """``images`` in parts small enough that what a layer makes of one is in the cache when the next layer reads it.
