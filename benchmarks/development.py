@@ -92,6 +92,12 @@ def spent(work: Callable[[], object]) -> float:
     return 1000 * (time.thread_time() - began)
 
 
+def resident_kib() -> int:
+    """Memory of this process."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+
 class Pictures:
     """Images of one file by key, and their labels."""
 
