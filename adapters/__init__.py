@@ -20,6 +20,7 @@ from adapters.classifier import Classifier
 from adapters.cotta import Cotta, CottaOptions
 from adapters.eata import Eata, EataOptions, EataPrior
 from adapters.ecotta import Ecotta, EcottaOptions, EcottaPrior
+from adapters.labelshift import Labelshift, LabelshiftOptions, LabelshiftPrior
 from adapters.norm_only import NormOnly, NormOnlyOptions
 from adapters.parts.network import has_batch_norm, norm_affine
 from adapters.parts.unfolded import candidates
@@ -30,6 +31,7 @@ from adapters.rotta import Rotta, RottaOptions
 from adapters.rpl import Rpl, RplOptions
 from adapters.sar import Sar, SarOptions
 from adapters.source_only import SourceOnly, SourceOnlyOptions
+from adapters.temperature import Temperature, TemperatureOptions
 from adapters.tent import Tent, TentOptions
 from adapters.vida import Vida, VidaOptions, VidaPrior
 
@@ -66,6 +68,8 @@ class Method:
 
 METHODS: Mapping[str, Method] = MappingProxyType({
     "source": Method(SourceOnlyOptions, None, SourceOnly, Needs(layers=False)),
+    "labelshift": Method(LabelshiftOptions, LabelshiftPrior, Labelshift, Needs(layers=False)),
+    "temperature": Method(TemperatureOptions, None, Temperature, Needs(layers=False, smallest_batch=2)),
     "norm": Method(NormOnlyOptions, None, NormOnly, Needs(batch_norm=True)),
     "tent": Method(TentOptions, None, Tent, Needs(affine_norm=True, smallest_batch=2)),
     "rpl": Method(RplOptions, None, Rpl, Needs(affine_norm=True, smallest_batch=2)),
@@ -109,7 +113,8 @@ def unmet(name: str, classifier: Classifier, prior: object = None) -> list[str]:
     """What the method needs and does not find, one sentence each; empty where it can work."""
     needs = METHODS[name].needs
     if needs.layers and classifier.opaque:
-        return ["it needs to look into the network, and this one only answers; method source works with it"]
+        blind = ", ".join(other for other, method in METHODS.items() if not method.needs.layers)
+        return [f"it needs to look into the network, and this one only answers; what works with it: {blind}"]
     faults = []
     folded = FOLDED if candidates(classifier.network) else ""
     if needs.batch_norm and not has_batch_norm(classifier):

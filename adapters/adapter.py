@@ -38,6 +38,8 @@ SIGNALS: Mapping[str, str] = {
     "anchor_loss": "The part of the loss that holds learning tensors near the source.",
     "memory_used": "Images in the method's memory bank.",
     "uncertainty": "Variance of the answers over augmented views.",
+    "label_shift": "How far the estimated shares of classes are from the source's: relative entropy, in nats.",
+    "temperature": "What the method divides logits by.",
 }
 
 _EXTRA = "_extra_state"
@@ -72,6 +74,8 @@ class Adapter(nn.Module):
     """What the logits are to be divided by so that their softmax is a probability: networks summed, for one."""
     averages_views: ClassVar[bool] = False
     """Whether answers are means over augmented views: less sure by their making than what `predict` says."""
+    judged: ClassVar[bool] = True
+    """Whether how sure and how diverse answers are tells how good they are: not where a method changes just that."""
     steps: Tensor
 
     def __init__(self, classifier: Classifier, options: Any, prior: Any = None, seed: int = 0) -> None:  # noqa: ANN401 - each method narrows both

@@ -1,12 +1,17 @@
 """The deployed model as every method sees it: images in [0, 1] go in, logits and features come out."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 IMAGES = 4
 """Dimensions of a batch of images, and of what is convolved with it."""
+
+PIXELS = 1 << 17
+"""Of images that a thread best passes through a network together: more leave its cache between two layers."""
 
 
 class Classifier(nn.Module):
@@ -16,21 +21,25 @@ class Classifier(nn.Module):
     Its convolutions' weights are laid channels last, in place: convolutions and norms are fastest so. Networks with
     GroupNorm are left alone, whose backward pass on a CPU kills the process where its input has channels last.
 
+    With ``mixed`` precision, convolutions and linear maps read and write that dtype; the weights, the statistics that
+    norms take, the head and all that comes after it keep the dtype of the network.
+
     Args:
         network: any module that maps N x 3 x H x W to N x C logits. It is frozen in place.
         mean: per-channel mean that the network was trained with.
         std: per-channel standard deviation that the network was trained with.
         head: dotted name of the ``nn.Linear`` that answers, as `head_of` finds it; absent: the last one; empty: none.
         num_classes: C; read from the head where there is one.
+        mixed: the dtype that convolutions and linear maps compute in; absent: that of the network.
 
     Raises:
-        ValueError: ``head`` names no linear layer, or C is neither given nor to be found.
+        ValueError: ``head`` names no linear layer, C is neither given nor to be found, or the device has no ``mixed``.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is said of a network
         self,
         network: nn.Module,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
@@ -38,6 +47,7 @@ class Classifier(nn.Module):
         *,
         head: str | None = None,
         num_classes: int | None = None,
+        mixed: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
@@ -58,11 +68,44 @@ class Classifier(nn.Module):
         for name, values in (("mean", mean), ("std", std)):
             tensor = torch.tensor(list(values), dtype=like.dtype, device=like.device)
             self.register_buffer(name, tensor.view(1, -1, 1, 1))
+        self.mixed = mixed
+        if mixed is not None:
+            if not torch.amp.is_autocast_available(like.device.type) or like.dtype == torch.float64:
+                raise ValueError(f"mixed: {mixed} is of no use beside {like.dtype} on {like.device.type}")
+            if self.head and type(linear) is nn.Linear:
+                network.set_submodule(self.head, _Head.of(linear))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, N x C, of images N x 3 x H x W in [0, 1], in the dtype of the network."""
-        logits: Tensor = self.network((images.to(self.mean.dtype) - self.mean) / self.std)
-        return logits
+        normalized = (images.to(self.mean.dtype) - self.mean) / self.std
+        with self.computing():
+            logits: Tensor = self.network(normalized)
+        return logits if self.mixed is None else logits.to(self.mean.dtype)
+
+    def portions(self, images: Tensor) -> Sequence[Tensor]:
+        """``images`` in parts small enough that what a layer makes of one is in the cache when the next layer reads it.
+
+        For passes in which images do not see one another. On an accelerator they stay together.
+        """
+        if images.device.type != "cpu" or images.dim() != IMAGES:
+            return [images]
+        most = PIXELS * torch.get_num_threads() * (1 if self.mixed is None else 2)
+        return images.chunk(max(1, math.ceil(len(images) * images.size(2) * images.size(3) / most)))
+
+    def computing(self) -> AbstractContextManager[object]:
+        """Within, parts of the network compute as they do when images pass through it."""
+        if self.mixed is None:
+            return nullcontext()
+        return torch.autocast(self.mean.device.type, self.mixed, cache_enabled=False)
+
+    @contextmanager
+    def unmixed(self) -> Iterator[None]:
+        """Within, all is computed in the dtype of the network."""
+        mixed, self.mixed = self.mixed, None
+        try:
+            yield
+        finally:
+            self.mixed = mixed
 
     def with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, N x C, and features, N x D: what the head was given, gradient included.
@@ -78,7 +121,25 @@ class Classifier(nn.Module):
             logits = self(images)
         finally:
             hook.remove()
-        return logits, caught[-1].flatten(1)
+        return logits, caught[-1].flatten(1).to(logits.dtype)
+
+
+class _Head(nn.Linear):
+    """A linear map that computes in the dtype of its weight, whatever is computed around it."""
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> "_Head":
+        """Around the very same tensors."""
+        head = cls(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+        head.weight, head.bias = linear.weight, linear.bias
+        return head.train(linear.training)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """What ``nn.Linear`` gives."""
+        if features.dtype == self.weight.dtype and not torch.is_autocast_enabled(features.device.type):
+            return super().forward(features)
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features.to(self.weight.dtype))
 
 
 def _last_linear(network: nn.Module) -> str | None:

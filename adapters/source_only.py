@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from adapters.adapter import Adaptation, Adapter
-from adapters.classifier import Classifier
+from adapters.adapter import Adaptation, Memory
+from adapters.blind import Blind
 from adapters.parts.answering import Answerer
-from adapters.parts.network import Network
-from adapters.parts.norms import from_source, normalizing
 from adapters.parts.objectives import entropy
 
 
@@ -18,24 +15,17 @@ class SourceOnlyOptions:
     """Nothing to choose."""
 
 
-class SourceOnly(Adapter):
+class SourceOnly(Blind):
     """Answers with the frozen source network and its own statistics."""
-
-    def __init__(self, classifier: Classifier, options: SourceOnlyOptions, prior: None = None, seed: int = 0) -> None:
-        super().__init__(classifier, options, prior, seed)
-        self.network = Network(classifier)
 
     def adapt(self, images: Tensor) -> Adaptation:
         """Answer; learn nothing."""
-        logits = self.predict(images)
+        logits = self.ask(images)
         yield logits
         return {"entropy": entropy(logits).mean()}
 
-    @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
+    def read(self, logits: Tensor, memory: Memory | None = None) -> Tensor:  # noqa: ARG002 - nothing was learned
         """The source's logits."""
-        with normalizing(self.network, from_source):
-            logits: Tensor = self.network(images)
         return logits
 
     def answerer(self) -> Answerer:

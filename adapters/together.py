@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from adapters.adapter import Adapter, Memory
+from adapters.blind import Blind
 from adapters.eata import Eata
 from adapters.norm_only import NormOnly
 from adapters.parts.norms import StreamNorm, by_group, normalizing
@@ -22,7 +23,9 @@ ALIKE = ("batch", "prior")
 
 
 def answers_together(adapter: Adapter) -> bool:
-    """Whether `predict_together` can be asked: all that learns is scale and shift of batch normalizations."""
+    """Whether `predict_together` can be asked: what learns is scale and shift of batch normalizations, or no layer."""
+    if isinstance(adapter, Blind):
+        return True
     if isinstance(adapter, NormOnly):
         return adapter.options.mode in ALIKE
     if not isinstance(adapter, LEARNING):
@@ -51,6 +54,9 @@ def predict_together(
     Returns:
         Logits, N x C.
     """
+    if isinstance(adapter, Blind):
+        parts = zip(torch.split(adapter.ask(images), list(sizes)), memories, strict=True)
+        return torch.cat([adapter.read(part, memory or adapter.birth) for part, memory in parts])
     if not isinstance(adapter, NormOnly | Tent | Rpl | Eata | Sar | Roid):
         raise TypeError(f"{type(adapter).__name__} answers one stream at a time")
     if isinstance(adapter, NormOnly):

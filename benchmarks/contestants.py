@@ -85,9 +85,29 @@ def photographs(size: int, count: int = 3) -> list[Tensor]:
 
 
 def frozen(place: Ground) -> dict[str, Contestant]:
-    """A plain forward of the deployed network: torch as it comes, torch with channels last, ONNX Runtime."""
+    """A plain forward of the deployed network: torch as it comes, as we have it in either precision, ONNX Runtime."""
     plain, last = no_gradient(rows(place.network())), no_gradient(place.network())
-    return {"torch": plain, "torch, channels last": last, "ONNX Runtime": runtime(place)}
+    half = no_gradient(halved(place).network())
+    return {"torch": plain, "torch, channels last": last, "torch, bfloat16": half, "ONNX Runtime": runtime(place)}
+
+
+def halved(place: Ground) -> Ground:
+    """The same, with convolutions and linear maps in bfloat16."""
+
+    def network() -> Classifier:
+        whole = place.network()
+        mean, std = (values.flatten().tolist() for values in (whole.mean, whole.std))
+        return Classifier(whole.network, mean, std, head=whole.head, mixed=torch.bfloat16)
+
+    return Ground(network, place.batches)
+
+
+def compiled(method: str, place: Ground) -> Contestant:
+    """Our adapter with its network compiled."""
+    classifier = place.network()
+    adapter = adapters.build(method, classifier, options_of(method), prior_of(method, classifier))
+    adapter.network.classifier = torch.compile(adapter.network.classifier, dynamic=False)
+    return lambda images: adapters.step(adapter, images)
 
 
 def no_gradient(classifier: Classifier) -> Contestant:
@@ -134,27 +154,6 @@ def ours(method: str, place: Ground) -> Contestant:
     return lambda images: adapters.step(adapter, images)
 
 
-class Half(Classifier):
-    """A classifier whose convolutions are in bfloat16, which no setting offers yet."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits in full precision."""
-        with torch.autocast(self.mean.device.type, torch.bfloat16):
-            return super().forward(images).float()
-
-
-def untried(method: str, place: Ground) -> dict[str, Contestant]:
-    """Our adapter with convolutions in bfloat16, and with its network compiled: what could come next."""
-    half, plain = place.network(), place.network()
-    half.__class__ = Half
-    halved, compiled = (adapters.build(method, net, options_of(method), prior_of(method, net)) for net in (half, plain))
-    compiled.network.classifier = torch.compile(compiled.network.classifier, dynamic=False)
-    return {
-        f"{method}, bfloat16": lambda images: adapters.step(halved, images),
-        f"{method}, compiled": lambda images: adapters.step(compiled, images),
-    }
-
-
 def naive(method: str, place: Ground) -> Contestant:
     """The same method, written naively, on the network as torch makes it."""
     classifier = rows(place.network())
@@ -163,12 +162,13 @@ def naive(method: str, place: Ground) -> Contestant:
 
 def learners(place: Ground, method: str) -> dict[str, Contestant]:
     """The daemon's learner without a guard, with its guard as it comes, and with nothing to learn for want of drift."""
+    off, always, drift = Guard(mode="off"), Adapt(method=method), Adapt(method=method, when="drift")
+    said = f"{method}, in the daemon"
     return {
-        f"{method}, in the daemon": learner(place, Adapt(method=method), Guard(mode="off"), 0.0),
-        f"{method}, in the daemon, guarded": learner(place, Adapt(method=method), Guard(), 1.0),
-        f"{method}, in the daemon, no drift": learner(
-            place, Adapt(method=method, when="drift"), Guard(mode="off"), 0.0
-        ),
+        said: learner(place, always, off, 0.0),
+        f"{said}, guarded": learner(place, always, Guard(), 1.0),
+        f"{said}, no drift": learner(place, drift, off, 0.0),
+        f"{said}, no drift, ONNX Runtime": learner(place, drift.model_copy(update={"serve": "runtime"}), off, 0.0),
     }
 
 

@@ -129,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--batch", type=int, default=200)
+    parser.add_argument("--mixed", action="store_true", help="convolutions in bfloat16")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), help="rows of the table; all where absent")
     parser.add_argument("--out", type=Path, help="JSON file, added to")
     options = parser.parse_args()
@@ -140,7 +141,7 @@ def main() -> None:
         if label in found["rows"]:
             continue
         row = ROWS[label]
-        net = classifier(options.data, options.depth)
+        net = classifier(options.data, options.depth, torch.bfloat16 if options.mixed else None)
         if row.prior not in made:
             print(f"making prior: {row.prior}", flush=True)
             made[row.prior] = makers[row.prior](net)
@@ -148,7 +149,7 @@ def main() -> None:
         found["rows"][label] = {**asdict(row), **result}
         print(f"{label:<34}{result['mean_error']:>8.2f} %{result['seconds_per_batch']:>9.2f} s a batch", flush=True)
         found |= {"network": f"ResNet-{options.depth}", "batch": options.batch, "threads": options.threads,
-                  "torch": torch.__version__, "machine": platform.machine()}  # fmt: skip
+                  "mixed": options.mixed, "torch": torch.__version__, "machine": platform.machine()}  # fmt: skip
         found["rows"] = {name: found["rows"][name] for name in ROWS if name in found["rows"]}
         if options.out:
             options.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -31,21 +31,32 @@ MEASURED = ("norm", "tent", "rmt", "cotta", "ecotta")
 FORKED = ("norm", "tent", "rpl", "eata", "sar", "roid")
 """Methods of one network."""
 
+HALF = ", bfloat16"
+"""What the name of a contestant in mixed precision ends with."""
+
+SIDES = {"ours": "", "half": HALF, "naive": ", naive"}
+"""How a method is run, and what its name then ends with."""
+
 PATIENCE_S = 4.0
 FEW = 2
 """A contestant whose turn takes longer has only so few."""
 
 
-def entrants(place: Ground, methods: list[str], *, untried: bool) -> dict[str, Contestant]:
+def entrants(place: Ground, methods: list[str], *, compiled: bool) -> dict[str, Contestant]:
     """Everyone by name."""
+    half = contestants.halved(place)
     found = {f"frozen, {name}": contestant for name, contestant in contestants.frozen(place).items()}
     for method in methods:
         found[method] = contestants.ours(method, place)
-        if untried and method in FORKED:
-            found |= contestants.untried(method, place)
+        found[method + HALF] = contestants.ours(method, half)
+        if compiled and method in FORKED:
+            found[f"{method}, compiled"] = contestants.compiled(method, place)
         if method in NAIVE:
             found[f"{method}, naive"] = contestants.naive(method, place)
-    return found | (contestants.learners(place, "tent") if "tent" in methods else {})
+    if "tent" in methods:
+        found |= contestants.learners(place, "tent")
+        found |= {name + HALF: learner for name, learner in contestants.learners(half, "tent").items()}
+    return found
 
 
 def compete(everyone: Mapping[str, Contestant], place: Ground, rounds: int) -> dict[str, dict[str, float]]:
@@ -58,7 +69,7 @@ def compete(everyone: Mapping[str, Contestant], place: Ground, rounds: int) -> d
             spent, wall = time.process_time(), time.perf_counter()
             contestant(place.batches[turn % len(place.batches)])
             turns[name].append((time.process_time() - spent, time.perf_counter() - wall))
-        print(f"round {turn + 1} of {rounds}", flush=True)
+        print(f"round {turn + 1} of {rounds}", end="\r", flush=True)
     return {
         name: {
             "seconds": min(spent for spent, _ in took),
@@ -74,7 +85,10 @@ def remembered(name: str, data: Path, size: int, method: str, side: str) -> tupl
     """Memory of a step, tensors and process, in this process."""
     torch.set_num_threads(1)
     place = contestants.ground(name, data, size)
-    step = contestants.ours(method, place) if side == "ours" else contestants.naive(method, place)
+    if side == "naive":
+        step = contestants.naive(method, place)
+    else:
+        step = contestants.ours(method, place if side == "ours" else contestants.halved(place))
     step(place.batches[0])
     return peak.process(step, place.batches[1]), peak.tensors(step, place.batches[2])
 
@@ -87,16 +101,18 @@ def apart(work: Callable[..., Any], *given: object) -> Any:  # noqa: ANN401 - wh
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> str:
     """Seconds, and how many forwards of the frozen network they are."""
-    plain, last = rows["frozen, torch"]["seconds"], rows["frozen, torch, channels last"]["seconds"]
-    lines = [f"{'':<32}{'s/batch':>9}{'x torch':>9}{'x ch.last':>10}{'naive/ours':>11}{'tensors':>9}{'process':>9}"]
+    units = [rows[f"frozen, torch{laid}"]["seconds"] for laid in ("", ", channels last", HALF)]
+    titles = ("s/batch", "x torch", "x ch.last", "x bf16", "naive/ours", "tensors", "process")
+    lines = [f"{'':<48}{''.join(f'{title:>11}' for title in titles)}"]
     for name, row in rows.items():
         if "seconds" not in row:
             continue
         spent = row["seconds"]
         rival = rows.get(f"{name}, naive", {}).get("seconds", 0.0) / spent
-        memory = "".join(f"{row[key]:>9.0f}" if key in row else f"{'':>9}" for key in ("tensors_mib", "process_mib"))
+        memory = "".join(f"{row[key]:>11.0f}" if key in row else f"{'':>11}" for key in ("tensors_mib", "process_mib"))
         against = f"{rival:>11.2f}" if rival else f"{'':>11}"
-        lines.append(f"{name:<32}{spent:>9.3f}{spent / plain:>9.2f}{spent / last:>10.2f}{against}{memory}")
+        forwards = "".join(f"{spent / unit:>11.2f}" for unit in units)
+        lines.append(f"{name:<48}{spent:>11.3f}{forwards}{against}{memory}")
     return "\n".join(lines)
 
 
@@ -112,7 +128,7 @@ def main() -> None:
         "--memory", nargs="*", default=["norm", "tent", "rmt", "cotta", "ecotta"], help="of which methods"
     )
     parser.add_argument("--keep", action="store_true", help="keep freed memory, which the daemon does not")
-    parser.add_argument("--untried", action="store_true", help="with bfloat16 and torch.compile as well")
+    parser.add_argument("--compiled", action="store_true", help="with torch.compile as well")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -120,11 +136,13 @@ def main() -> None:
         freed.keep()
     size = options.batch or SIZES[options.network]
     place = contestants.ground(options.network, options.data, size)
-    rows = compete(entrants(place, options.methods, untried=options.untried), place, options.rounds)
+    rows = compete(entrants(place, options.methods, compiled=options.compiled), place, options.rounds)
     for method in options.memory:
-        for side in ("ours", "naive") if method in NAIVE else ("ours",):
+        for side, name in SIDES.items():
+            if side == "naive" and method not in NAIVE:
+                continue
             process, tensors = apart(remembered, options.network, options.data, size, method, side)
-            row = rows.setdefault(method if side == "ours" else f"{method}, naive", {})
+            row = rows.setdefault(method + name, {})
             row |= {"process_mib": process, "tensors_mib": tensors}
             print(f"{method}, {side}: {tensors:.0f} MiB of tensors, the process grows by {process:.0f} MiB", flush=True)
     print(table(rows))

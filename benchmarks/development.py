@@ -72,12 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch")
 
 
-def classifier(data: Path, depth: int) -> Classifier:
-    """A trained CIFAR ResNet."""
+def classifier(data: Path, depth: int, mixed: torch.dtype | None = None) -> Classifier:
+    """A trained CIFAR ResNet, computing in ``mixed`` precision where that is given."""
     state = torch.load(data / WEIGHTS[depth], map_location="cpu", weights_only=True)["state_dict"]
     network = CifarResNet(depth)
     network.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
-    return Classifier(network, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return Classifier(network, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), mixed=mixed)
 
 
 def deployed(data: Path, depth: int) -> Deployed:
@@ -90,6 +90,12 @@ def spent(work: Callable[[], object]) -> float:
     began = time.thread_time()
     work()
     return 1000 * (time.thread_time() - began)
+
+
+def resident_kib() -> int:
+    """Memory of this process."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
 
 
 class Pictures:

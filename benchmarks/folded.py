@@ -30,6 +30,7 @@ METHODS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "norm, batch statistics": ("norm", {"mode": "batch"}),
     "tent": ("tent", {}),
     "cotta, 4 views": ("cotta", {"views": 4}),
+    "cotta": ("cotta", {}),
 }
 SOURCES = (2000, 500, 100)
 """Source images that statistics are estimated from; those after the first for Tent alone."""

@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--compared", type=int, default=20, help="streams whose state is compared")
     parser.add_argument("--method", default="tent")
+    parser.add_argument("--guard", default="guarded", help="mode of the guard")
     parser.add_argument("--json", type=Path, help="write the results here, too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -72,7 +73,7 @@ def measured(way: Way, deployed: Deployed, pixels: np.ndarray, options: argparse
     """One run: each record is a batch, cameras take turns."""
     rounds = options.rounds * (options.streams // way.streams if way.streams == 1 else 1)
     rounds = min(rounds, 300)
-    config = configured(options.method, options.batch, way.resident)
+    config = configured(options, way.resident)
     log, states, metrics = MemoryLog({"images": 1, "answers": 1}), MemoryStates(), Metrics()
     learner = Learner(deployed, config.adapt, config.watch.sample, config.guard)
 
@@ -82,7 +83,7 @@ def measured(way: Way, deployed: Deployed, pixels: np.ndarray, options: argparse
 
     daemon = Daemon(config, deployed, connect, learner, metrics, Board())
     daemon.connect()
-    before_kib, seconds, images = resident_kib(), 0.0, 0
+    before_kib, seconds, images = development.resident_kib(), 0.0, 0
     for turn in range(rounds):
         for start in range(0, way.streams, 50):
             for camera in range(start, min(way.streams, start + 50)):
@@ -92,7 +93,7 @@ def measured(way: Way, deployed: Deployed, pixels: np.ndarray, options: argparse
             while any(daemon.source.lag().values()) or daemon.batcher.waiting:
                 daemon.turn()
             seconds += time.process_time() - began
-    after_kib = resident_kib()
+    after_kib = development.resident_kib()
     daemon.drain()
     place = log.of("images")[0]
     sizes = [len(encoded(states.saved[Stream(f"cam-{n}", place)])) for n in range(way.streams)]
@@ -136,22 +137,18 @@ def same(  # noqa: PLR0913, PLR0917 - each named
     return all(torch.equal(kept[name], tensor) for name, tensor in alone.adapter.dump().items())
 
 
-def configured(method: str, batch: int, resident: int) -> Config:
+def configured(options: argparse.Namespace, resident: int) -> Config:
     """Whole batches in a record each, learned from one by one."""
+    batch = options.batch
     return Config.model_validate({
-        "adapt": {"method": method, "learn_from": batch},
+        "adapt": {"method": options.method, "learn_from": batch},
+        "guard": {"mode": options.guard},
         "batch": {"size": batch, "patience_s": 1000.0},
         "limits": {"waiting_images": 64 * batch},
         "settle": {"every_s": 1.0},
         "streams": {"by": "key", "max_resident": resident},
         "kafka": {"input_topic": "images", "output_topic": "answers"},
     })  # fmt: skip
-
-
-def resident_kib() -> int:
-    """Memory of this process."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
 
 
 if __name__ == "__main__":

@@ -193,7 +193,8 @@ def latency(config: Config, deployed: Deployed, values: Values, kind: str, turns
 
 def measured(name: str, data: Path, broker: Broker, options: argparse.Namespace) -> dict[str, Any]:
     """One network and kind of file: by method the least seconds of all rounds."""
-    model, values, kind, size = cases(data)[name]
+    network, values, kind, size = cases(data)[name]
+    model = {**network, "mixed_precision": options.mixed_precision}
     found: dict[str, Any] = {"images": len(values), "batch": size}
     for method in options.methods:
         config = configured(model, method, size, broker.bootstrap)
@@ -220,6 +221,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--turns", type=int, default=12, help="batches for each latency")
     parser.add_argument("--methods", nargs="*", default=["source", "tent"])
+    parser.add_argument("--mixed-precision", default="no", choices=["no", "bfloat16"])
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -227,8 +229,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Broker(Path(folder)) as broker:
         found = {name: measured(name, options.data, broker, options) for name in cases(options.data)}
     if options.out:
-        about = {"threads": options.threads, "torch": torch.__version__, "cores": os.cpu_count(),
-                 "load": os.getloadavg()}  # fmt: skip
+        about = {"threads": options.threads, "mixed_precision": options.mixed_precision, "torch": torch.__version__,
+                 "cores": os.cpu_count(), "load": os.getloadavg()}  # fmt: skip
         options.out.write_text(json.dumps({**about, "cases": found}, indent=1) + "\n")
 
 

@@ -28,7 +28,7 @@ def setting(delivery="at_least_once", name="pod-0", **more):
         "checkpoint": {"every_s": 0.0},
         "streams": {"by": "key", "max_resident": 2},
     }
-    return config(**{section: given | more.get(section, {}) for section, given in sections.items()})
+    return config(**{name: sections.get(name, {}) | more.get(name, {}) for name in {**sections, **more}})
 
 
 @cache

@@ -59,7 +59,7 @@ class Reloaded(Memory):
         """Write these settings, look at them, and let the loop take them if they are good."""
         self.write(**sections)
         verdict = self.reloader.look()
-        self.daemon.take_over()
+        self.daemon.orders.take_over()
         return verdict
 
     def go_on(self) -> None:

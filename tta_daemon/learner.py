@@ -309,7 +309,10 @@ class Learner:
         mode = self.guard.settings.mode
         if not self._guarded:
             return Serve.ADAPTED, True
-        best = self.guard.serve if view is None else self.guard.weigh(view.logits, adapted, mixed)
+        if not self.adapter.judged:
+            best = self.guard.trust()
+        else:
+            best = self.guard.serve if view is None else self.guard.weigh(view.logits, adapted, mixed)
         if best is Serve.MIXED and mixed is None:
             best = Serve.ADAPTED
         return Serve.SOURCE if mode == "observe" else best, self.guard.teachable
@@ -321,7 +324,10 @@ class Learner:
     def _mixed(self, images: Tensor, hold: Hold | None, *, watched: bool) -> Tensor | None:
         """What the adapter says by statistics mixed with the source's, where that is to be compared or to leave."""
         guard, adapter = self.guard, self.adapter
-        if not (self._guarded and guard.settings.mixed and (watched or guard.serve is Serve.MIXED)):
+        if (
+            not (self._guarded and guard.settings.mixed and (watched or guard.serve is Serve.MIXED))
+            or not adapter.judged
+        ):
             return None
         if hold is Hold.SMALL or self._deputy or adapter.averages_views or not adapter.by_batch:
             return None  # small batches are answered so already
@@ -403,7 +409,7 @@ class Learner:
             return
         if guard.reset_due(self.step):
             self.forget()
-        elif guard.check_due() and guard.check(*self._grown_and_newborn(images)):
+        elif self.adapter.judged and guard.check_due() and guard.check(*self._grown_and_newborn(images)):
             self.forget(guard.kept)
 
     def _grown_and_newborn(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -455,9 +461,10 @@ class Learner:
 
     @torch.no_grad()
     def _ask_source(self, images: Tensor) -> Tensor:
-        frozen = self._deployed.frozen
-        logits: Tensor = self._deployed.classifier(images) if frozen is None else frozen(images).logits
-        return logits
+        frozen, classifier = self._deployed.frozen, self._deployed.classifier
+        if frozen is not None:
+            return frozen(images).logits
+        return torch.cat([classifier(part) for part in classifier.portions(images)])
 
     def _repair(self, logits: Tensor, images: Tensor) -> tuple[Tensor, int]:
         """Answers that are not finite are given by the source model instead."""

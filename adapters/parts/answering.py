@@ -72,6 +72,41 @@ class Answerer:
         return tuple(dict.fromkeys((*self.tensors(), *(name for pair in statistics for name in pair))))
 
 
+@dataclass(frozen=True, slots=True)
+class HeadAnswerer(Answerer):
+    """The deployed network by its own statistics, its logits scaled and shifted by its head.
+
+    Attributes:
+        scale: what logits are multiplied by.
+        shift: what is added to them then, C.
+    """
+
+    by_batch: bool = False
+    scale: float = 1.0
+    shift: Tensor | None = None
+
+    @classmethod
+    def of(cls, network: Network, scale: float, shift: Tensor | None = None) -> "HeadAnswerer | None":
+        """The answerer; None where no linear layer with a bias gives the network's logits."""
+        classifier = network.classifier
+        linear = classifier.network.get_submodule(classifier.head) if classifier.head else None
+        if not isinstance(linear, nn.Linear) or linear.bias is None:
+            return None
+        return cls(network, scale=scale, shift=shift)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weight and bias of the head."""
+        head = self.network.classifier.head
+        linear = self.network.classifier.network.get_submodule(head or "")
+        assert isinstance(linear, nn.Linear)  # noqa: S101 - `of` has looked
+        weight, bias = linear.weight.detach() * self.scale, linear.bias.detach() * self.scale
+        return {f"{head}.weight": weight, f"{head}.bias": bias if self.shift is None else bias + self.shift.to(bias)}
+
+    def moving(self) -> tuple[str, ...]:
+        """Names of both."""
+        return tuple(self.tensors())
+
+
 def _noting(rule: Rule) -> Rule:
     """``rule``, and each layer proposes the batch's own mean and unbiased variance."""
 

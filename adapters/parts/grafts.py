@@ -118,10 +118,12 @@ class Grafted(nn.Module):
 
     def departure(self, trail: Trail) -> Tensor:
         """How far each meta network takes its part's output from what it was, with a gradient for that one alone."""
-        apart = [
-            (self._grown(graft, before.detach(), x.detach()) - x.detach()).abs().mean()
-            for graft, (before, x) in zip(self.grafts, trail, strict=True)
-        ]
+        learns = self.learns.values.dtype
+        with self.network.classifier.computing():
+            apart = [
+                (self._grown(graft, before.detach(), x.detach()) - x.detach()).abs().mean(dtype=learns)
+                for graft, (before, x) in zip(self.grafts, trail, strict=True)
+            ]
         return torch.stack(apart).sum()
 
     def _enter(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:

@@ -4,6 +4,7 @@ Rules after Schneider et al. 2020 (pseudo-counts), Nado et al. 2020 and Wang et 
 2022 (instance-aware), Yuan et al. 2023 (robust norm).
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Statistics = tuple[Tensor, Tensor]
+
+ROW = 256
+"""Numbers in a row that statistics are taken of."""
 
 
 class StreamNorm(nn.Module):
@@ -46,7 +50,7 @@ class StreamNorm(nn.Module):
         return functional.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
     def normalize_through(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        """``x`` by the given statistics (C, or N x C), through which gradients do flow."""
+        """``x`` by the given statistics (C, or N x C), through which gradients do flow; in the dtype of these."""
         lead = mean.dim()
         shape = mean.shape + (1,) * (x.dim() - 2) if lead > 1 else (1, -1) + (1,) * (x.dim() - 2)
         affine = (1, -1) + (1,) * (x.dim() - 2)
@@ -62,10 +66,27 @@ Rule = Callable[[StreamNorm, Tensor], Tensor]
 
 @torch.no_grad()
 def moments(x: Tensor, *, unbiased: bool = False) -> Statistics:
-    """Mean and variance of each channel over all else: two tensors of C, through which no gradient flows."""
-    mean, var = torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)  # torch.var_mean takes ten times as long
+    """Mean and variance of each channel over all else: two tensors of C, through which no gradient flows.
+
+    They are float32 where ``x`` is in bfloat16.
+    """
+    rows = _side_by_side(x)
+    ignored = [x.new_zeros(rows.size(1), dtype=_wide(x)) for _ in range(2)]  # the statistics come in their dtype
+    mean, var = torch.ops.aten.batch_norm_update_stats(rows, *ignored, 0.0)  # torch.var_mean takes ten times as long
+    if rows is not x:
+        apart = mean.view(-1, x.size(1))
+        mean = apart.mean(0)
+        var = var.view(-1, x.size(1)).mean(0) + (apart - mean).square_().mean(0)
     count = x.numel() / mean.numel()
     return mean, var * (count / (count - 1)) if unbiased else var
+
+
+def _side_by_side(x: Tensor) -> Tensor:
+    """``x`` with several places in a row, where memory has them so: a processor takes in few channels slowly."""
+    if x.is_cuda or x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):  # noqa: PLR2004 - images
+        return x
+    places = math.gcd(x.numel() // x.size(1), max(1, ROW // x.size(1)))
+    return x if places == 1 else x.permute(0, 2, 3, 1).reshape(-1, places * x.size(1))
 
 
 def alone(x: Tensor) -> bool:
@@ -82,7 +103,7 @@ def from_batch(norm: StreamNorm, x: Tensor) -> Tensor:
     """By this batch: its mean and biased variance. A single value per channel falls back to the source."""
     if alone(x):
         return from_source(norm, x)
-    return functional.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
+    return cast("Tensor", _ByBatch.apply(x, norm.weight, norm.bias, norm.eps))  # type: ignore[no-untyped-call]
 
 
 def by_part(parts: int) -> Rule:
@@ -109,7 +130,8 @@ def by_group(of: Tensor, affine: Affine, source_images: float = 0.0) -> Rule:
     count = torch.bincount(of)
     weight = (count / (source_images + count))[:, None]
 
-    def rule(norm: StreamNorm, x: Tensor) -> Tensor:
+    def rule(norm: StreamNorm, given: Tensor) -> Tensor:
+        x = given.to(_wide(given))
         spots = x.flatten(2) if x.dim() > 2 else x[:, :, None]  # noqa: PLR2004 - N x C
         share = (1.0 / count).to(x)[:, None]
         mean = torch.zeros(len(count), x.size(1)).to(x).index_add_(0, of, spots.mean(2)) * share
@@ -123,7 +145,7 @@ def by_group(of: Tensor, affine: Affine, source_images: float = 0.0) -> Rule:
         factor = torch.rsqrt(var + norm.eps) if scale is None else torch.rsqrt(var + norm.eps) * scale
         offset = -mean * factor if shift is None else shift - mean * factor
         shape = (len(of), -1) + (1,) * (x.dim() - 2)
-        return torch.addcmul(offset[of].view(shape), x, factor[of].view(shape))
+        return torch.addcmul(offset[of].view(shape), x, factor[of].view(shape)).to(given.dtype)
 
     return rule
 
@@ -192,6 +214,27 @@ def robust(alpha: float) -> Rule:
     return rule
 
 
+class _ByBatch(torch.autograd.Function):
+    """What ``functional.batch_norm`` gives in training, by `moments`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:  # noqa: ANN401 - torch's own context
+        """The normalized batch."""
+        mean, var = moments(x)
+        ctx.save_for_backward(x, weight, mean, torch.rsqrt(var + eps))
+        ctx.eps = eps
+        return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - as above
+        """Through the statistics too."""
+        x, weight, mean, per_deviation = ctx.saved_tensors
+        along, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, None, None, mean, per_deviation, True, ctx.eps, [ctx.needs_input_grad[0], True, True]
+        )
+        return along, *((to_weight, to_bias) if weight is not None else (None, None)), None
+
+
 class _Robust(torch.autograd.Function):
     """Normalize by a mixture of kept and own statistics; backward in three native passes over the batch."""
 
@@ -235,12 +278,12 @@ def instance_aware(strictness: float) -> Rule:
         pixels = x[0, 0].numel()
         if pixels <= 1:
             return from_source(norm, x)
-        var_own, mean_own = torch.var_mean(x.flatten(2), 2, correction=0)
+        var_own, mean_own = torch.var_mean(x.flatten(2).to(_wide(x)), 2, correction=0)
         mean, var = norm.source
         spread = var + norm.eps
         to_mean = _shrink(mean_own - mean, strictness * torch.sqrt(spread / pixels))
         to_var = _shrink(var_own - var, strictness * spread * (2.0 / (pixels - 1)) ** 0.5)
-        return norm.normalize_through(x, mean + to_mean, (var + to_var).clamp(min=0.0))
+        return norm.normalize_through(x, mean + to_mean, (var + to_var).clamp(min=0.0)).to(x.dtype)
 
     return rule
 
@@ -293,6 +336,11 @@ def _propose(norm: StreamNorm, x: Tensor, momentum: float) -> None:
 
 def _between(source: Statistics, batch: Statistics, weight: float) -> Statistics:
     return torch.lerp(source[0], batch[0], weight), torch.lerp(source[1], batch[1], weight)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """The dtype that statistics of ``x`` are taken in."""
+    return torch.float32 if x.dtype == torch.bfloat16 else x.dtype
 
 
 def _shrink(value: Tensor, by: Tensor) -> Tensor:

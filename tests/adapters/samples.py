@@ -10,6 +10,7 @@ from nets import images
 import adapters
 from adapters import METHODS, Adapter, Classifier, ecotta, vida
 from adapters.eata import estimate_fisher
+from adapters.labelshift import estimate_shares
 from adapters.options import Knob, knobs
 from adapters.petal import PetalPrior
 from adapters.rmt import estimate_prototypes
@@ -54,6 +55,10 @@ def fisher(classifier: Classifier) -> Any:
     return estimate_fisher(classifier, [images(16, seed=s).to(classifier.mean) for s in (90, 91)])
 
 
+def shares(classifier: Classifier) -> Any:
+    return estimate_shares(classifier, [images(16, seed=s).to(classifier.mean) for s in (95, 96)])
+
+
 def belief(classifier: Classifier) -> Any:
     weights = torch.cat([p.detach().reshape(-1) for p in classifier.parameters()])
     return PetalPrior(weights, 1e-4 + 0.01 * weights.square())
@@ -80,6 +85,8 @@ _PRIORS: dict[tuple[str, type, torch.dtype], Any] = {}
 
 SAMPLES: Mapping[str, Sample] = {
     "source": Sample(idle=("default",)),
+    "labelshift": Sample(prior=shares, effects={"passes": Effect(1)}),
+    "temperature": Sample(options={"alike": True}),
     "norm": Sample(
         variants={
             **{mode: {"mode": mode} for mode in ("source", "batch", "alpha", "prior", "ema", "instance")},

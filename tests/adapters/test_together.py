@@ -9,12 +9,13 @@ from nets import images, tiny_cnn, tiny_vit
 import adapters
 from adapters.together import answers_together, predict_together
 
-METHODS = ["norm", "tent", "rpl", "eata", "sar", "roid"]
+METHODS = ["source", "labelshift", "temperature", "norm", "tent", "rpl", "eata", "sar", "roid"]
 
 
 def streams_of(name, count):
     """An adapter, and what it remembers after different lives."""
-    adapter = adapters.build(name, tiny_cnn())
+    options = adapters.METHODS[name].options(**({"alike": True} if name == "temperature" else {}))
+    adapter = adapters.build(name, tiny_cnn(), options)
     memories = [None]
     for seed in range(1, count):
         adapter.rewind()

@@ -8,6 +8,7 @@ from nets import images, tiny_cnn, tiny_vit
 from torch import Tensor
 
 import adapters
+from adapters import classifier as classifiers
 from adapters.parts.objectives import entropy
 from tta_daemon.watch.canary import Canary
 from tta_daemon.watch.correction import Correction, corrected
@@ -190,6 +191,17 @@ def test_a_tap_finds_the_head_that_answered(method: str) -> None:
     assert agree == 1.0 if method in {"norm", "tent"} else agree > 0.5
     assert tap.behind(answer.logits[:3]) is None
     answer.learn()
+
+
+@pytest.mark.parametrize("method", ["source", "rotta"])
+def test_a_tap_finds_the_head_that_answered_part_by_part(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    monkeypatch.setattr(classifiers, "PIXELS", 3 * 16 * 16)
+    adapter, tap = adapters.build(method, tiny_cnn()), HeadTap()
+    with tap.on(adapter):
+        answer = adapters.answer(adapter, images(8))
+    head = tap.behind(answer.logits)
+    assert head is not None
+    torch.testing.assert_close(head.logits(head.features), answer.logits)
 
 
 def test_a_canary_is_scored_in_turns() -> None:

@@ -140,12 +140,12 @@ class Reloading(RuleBasedStateMachine):
         daemon._settled_at = daemon._reported_at = self.now
         assert daemon.connect()
         self.ends = daemon.source, daemon.sink
-        take = daemon.take_over
+        take = daemon.orders.take_over
 
         def watched(**how):
             self.watch(lambda: take(**how))
 
-        daemon.take_over = watched
+        daemon.orders.take_over = watched
 
     def watch(self, take):
         """Take a configuration, and see what that did to what was learned."""

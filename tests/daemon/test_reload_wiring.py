@@ -39,7 +39,7 @@ def test_server_log_and_torch_follow(tmp_path):
         put(http=http | {"lifecycle": True}, log={"level": "error"}, model={"threads": 2})
         assert reloader.ask().result(60).result is Result.PREPARED
         assert httpx.post(f"{url}/-/reload").status_code == 403
-        daemon.take_over()
+        daemon.orders.take_over()
         assert httpx.post(f"{url}/-/reload").status_code == 401
         assert logging.getLogger().level == logging.ERROR
         assert torch.get_num_threads() == 2

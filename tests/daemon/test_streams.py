@@ -88,7 +88,7 @@ def test_a_reset_is_of_every_stream_and_outlives_the_process():
     made = world(states)
     made.run_dry(disconnect=False)
     asked = made.daemon.errands.ask(Errand.RESET)
-    made.daemon.run_errands()
+    made.daemon.orders.run_errands()
     assert asked.result().done
     made.daemon.drain()
     made.daemon.disconnect()

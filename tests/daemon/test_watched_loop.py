@@ -139,6 +139,6 @@ def test_the_canary_is_asked_and_forgotten_with_what_was_learned(prior: Path) ->
     memory.send(clean(96, seed=5))
     memory.run_dry(disconnect=False)
     assert 0.0 <= value(memory, "tta_canary_accuracy_ratio") <= 1.0
-    memory.daemon.reset()
+    memory.daemon.orders.reset()
     assert memory.daemon.watch.canary.accuracy is None
     memory.daemon.disconnect()

@@ -89,6 +89,8 @@ def daemon(folder, environment):
         settings["limits"]["reject_ratio"] = 1.0
         settings["adapt"]["every"] = 2
         settings["model"]["prior"] = str(prepared(folder, settings))
+        settings["model"]["frozen"] = "runtime"
+        settings["publish"] = {"folder": str(folder / "published"), "every_s": 1.0}
         config.write_text(document(settings))
         with Service(config, f"http://127.0.0.1:{port}", folder / "daemon.log") as service:
             for _ in service.getting_ready(180):

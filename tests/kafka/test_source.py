@@ -4,13 +4,14 @@ import time
 from functools import partial
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
 
 from tta_daemon.errors import BrokerUnreachable
 from tta_daemon.offline.broker import free_port
 from tta_daemon.stream.kafka_sink import KafkaSink
 from tta_daemon.stream.kafka_source import KafkaSource
 from tta_daemon.stream.records import Message, Partition
+from tta_daemon.stream.source import Changes
 
 pytestmark = pytest.mark.kafka
 
@@ -160,6 +161,48 @@ def test_a_rebalance_is_announced_while_commits_still_count(broker, produce, ope
         assert polled == []
     else:
         until(lambda: polled.extend(first.poll(0.1, 10)) or len({record.position for record in polled}) == 8)
+
+
+def test_static_members_that_restart_in_turn_move_nothing(broker, open_source, until):
+    """One of them leads the group; kafka-python's leader compares what it shared out with what it hears later."""
+    topic, group = broker.topic(2), broker.name("g")
+    members = {name: open_source(topic, group, instance=name) for name in ("a", "b")}
+    moved = []
+
+    def turned():
+        for name, member in members.items():
+            member.poll(0.05, 10)
+            if changes := member.changes():
+                moved.append((name, changes))
+        return {name: member.assignment() for name, member in members.items()}
+
+    held = until(lambda: all(len(own) == 1 for own in turned().values()) and turned())
+    moved.clear()
+    for name, member in list(members.items()):
+        member.close()
+        back = members[name] = open_source(topic, group, instance=name)
+        until(lambda: turned() == held)
+        back._consumer.topics()  # what it hears
+        for _ in range(3):
+            turned()
+    assert moved == [(name, Changes(held[name], frozenset(), frozenset())) for name in members]
+
+
+def test_a_join_that_ends_between_two_polls_is_taken_though_its_reason_is_gone(broker, open_source, until):
+    topic = broker.topic(1)
+    source = open_source(topic, broker.name("g"))
+    until(lambda: source.assignment() or source.poll(0.1, 10))
+    admin = KafkaAdminClient(**broker.client)
+    admin.create_partitions({topic: 2})
+    admin.close()
+    until(lambda: len(source._consumer.topics() and source._consumer.partitions_for_topic(topic)) == 2)
+
+    def both():
+        source.changes()
+        source.poll(0.0, 10)
+        return len(source.assignment()) == 2
+
+    until(both)
 
 
 def test_a_commit_for_lost_partitions_is_refused_not_raised(broker, produce, open_source, until):

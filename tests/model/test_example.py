@@ -66,7 +66,7 @@ def test_its_answers_change_within_two_seconds_of_a_publication_and_back(ask, tm
     learned = world.daemon.learner.adapter.predict(seen)
     torch.testing.assert_close(torch.tensor(after["logits"]), learned, rtol=0.05, atol=0.05)
 
-    world.daemon.reset()
+    world.daemon.orders.reset()
     world.daemon.publisher.close()
     until(lambda: ask(seen)["logits"] == before["logits"], time.monotonic() + WITHIN_S)
     world.daemon.disconnect()

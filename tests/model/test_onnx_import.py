@@ -1,23 +1,22 @@
 """Networks by way of an ONNX file: they answer as ONNX Runtime does, have the layers methods look for, and adapt."""
 
 import copy
-import io
 import sys
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
-from exported import CLASSES, KEPT, classifier_of, export, small
+from exported import CLASSES, KEPT, export, small
 from nets import TinyViT, images, tiny_cnn
-from onnx import TensorProto, helper
+from onnx import helper
 from torch import nn
 
 import adapters
 from tta_daemon.control.sections import Model
 from tta_daemon.errors import ConfigError
 from tta_daemon.model.load import Deployed, load
-from tta_daemon.model.onnx_import import arithmetic, operators
+from tta_daemon.model.onnx_import import operators
 from tta_daemon.model.onnx_import.compare import Original, difference
 from tta_daemon.model.onnx_import.operator import plain
 from tta_daemon.model.onnx_import.read import parse
@@ -159,42 +158,3 @@ def test_what_the_file_says_is_believed_unless_a_setting_says_otherwise(tmp_path
         deployed(path, input_size=(32, 32))
     with pytest.raises(ConfigError, match=r"model\.artifact: it names 2 classes .* model\.labels"):
         deployed(described(path, labels='["a", "b"]'))
-
-
-def black_box(path: Path, **how: object) -> Path:
-    """A file with an operator that is not in the table."""
-    weight = helper.make_tensor("w", TensorProto.FLOAT, [3, CLASSES], torch.randn(15).tolist())
-    nodes = [
-        helper.make_node("GlobalAveragePool", ["images"], ["a"]),
-        helper.make_node("Flatten", ["a"], ["b"]),
-        helper.make_node("MatMul", ["b", "w"], ["c"]),
-        helper.make_node("Hardmax", ["c"], ["d"]),
-        helper.make_node("Add", ["c", "d"], ["logits"]),
-    ]
-    onnx.save(classifier_of(nodes, [weight], "logits", **how), path)
-    return path
-
-
-@pytest.mark.parametrize("batch", ["n", 2])
-def test_what_is_not_understood_answers_and_refuses_to_learn(tmp_path: Path, batch: str | int) -> None:
-    path = black_box(tmp_path / "net.onnx", images=(batch, 3, 4, 4))
-    model = deployed(path)
-    assert model.classifier.opaque
-    assert model.num_classes == CLASSES
-    x = images(3, 4)
-    outcome = adapters.step(adapters.build("source", model.classifier), x)
-    theirs = Original(parse(path), path.parent)(torch.cat([x, x[-1:]]), ["logits"], 2)["logits"][:3]
-    assert torch.equal(outcome.logits, theirs)
-    assert model.digest != deployed(black_box(tmp_path / "other.onnx")).digest
-    for method in adapters.METHODS:
-        faults = adapters.unmet(method, model.classifier, object())
-        assert (method == "source") == (not faults)
-        assert all("this one only answers" in fault for fault in faults)
-
-
-def test_the_operator_that_is_not_known_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = io.StringIO()
-    monkeypatch.setattr("sys.stdout", said)
-    deployed(black_box(tmp_path / "net.onnx"))
-    assert "operator Hardmax is not known; first at node" in said.getvalue()
-    assert arithmetic.OPERATORS.keys().isdisjoint({"Hardmax"})

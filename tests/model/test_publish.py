@@ -297,7 +297,7 @@ def test_a_daemon_publishes_and_a_reset_reaches_the_folder(tmp_path):
     world.run_dry(disconnect=False)
     world.daemon.publisher.close()
     assert (outlet.latest("")["step"], outlet.latest("")["verdict"]) == (1, "unguarded")
-    world.daemon.reset()
+    world.daemon.orders.reset()
     world.daemon.publisher.close()
     assert outlet.latest("")["verdict"] == "source"
     world.daemon.disconnect()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import MemberToRemove
 
 from tta_daemon.control.asking import NoAnswer, ask, good
@@ -124,10 +124,16 @@ class Member:
 
 
 def dismiss(bootstrap: str, name: str) -> None:
-    """Take a static member off the group's list."""
+    """Take a dead static member off the group's list, and end its transaction.
+
+    Kafka does both by itself, after the session's and the transaction's timeout; noida-db 0.2.3 ends no transaction.
+    """
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     admin.remove_group_members(GROUP, [MemberToRemove(group_instance_id=name)])
     admin.close()
+    producer = KafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"{GROUP}-{name}")
+    producer.init_transactions()
+    producer.close()
 
 
 def end(members: Iterable[Member]) -> None:

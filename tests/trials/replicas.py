@@ -25,6 +25,9 @@ from tta_daemon.stream.records import Partition, Stream
 
 SIZE, SIDE = 16, 28
 SILENCE_S = 240.0
+RESTART_S = 60.0
+"""What a static member has to come back before its partitions move."""
+
 CALM_S = 8.0
 """More than it takes a member to notice that the group has something new in mind."""
 
@@ -47,6 +50,7 @@ class Plan:
             "adapt": {"method": "tent", "learn_from": SIZE},
             "checkpoint": {"every_s": 0.5},
             "limits": {"waiting_images": 64 * SIZE},
+            "kafka": {"session_timeout_s": RESTART_S, "max_poll_interval_s": RESTART_S},
         }
 
 
@@ -105,23 +109,26 @@ class Replicas:
         for number in (3, 4):
             self._join(number)
         self._shared_out("two more")
-        self._feed(2 * sixth, 4 * sixth)
-        self._until(3 * sixth)
-        self._restart()
-        self._feed(4 * sixth, self.plan.records)
+        self._feed(2 * sixth, 3 * sixth)
+        self._until(2 * sixth + sixth // 2)
+        self._restart(3 * sixth)
         self._until(self.plan.records)
 
-    def _restart(self) -> None:
-        """One after the other, as a rolling restart does; static members keep their partitions."""
+    def _restart(self, fed: int) -> None:
+        """One after the other, as a rolling restart does, while records come; static members keep their partitions."""
+        some = (self.plan.records - fed) // (2 * len(self.members))
         for member in list(self.members):
             others = [other for other in self.members if other is not member]
             before = sum(map(_moves, others))
-            held = member.held
-            self.tell(f"{member.name} restarts, with {held} partitions")
+            self._feed(fed, fed + some)
+            self.tell(f"{member.name} restarts, with {member.held} partitions")
             member.stop()
             member.start()
+            self._feed(fed + some, fed + 2 * some)
+            fed += 2 * some
             self._shared_out(f"{member.name} is back")
             self.moved[member.name] = sum(map(_moves, others)) - before
+        self._feed(fed, self.plan.records)
 
     def _join(self, number: int) -> None:
         member = Member(self.broker, self.folder, f"replica-{number}", "exactly_once", self.plan.sections)

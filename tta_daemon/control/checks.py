@@ -62,6 +62,9 @@ def _sizes(config: "Config") -> Iterator[Fault]:
 
 def _model(config: "Config") -> Iterator[Fault]:
     model = config.model
+    if model.mixed_precision != "no" and model.dtype != "float32":
+        message = f'"{model.mixed_precision}" is no use to a network in {model.dtype}'
+        yield Fault("model.mixed_precision", message, 'say "no", or dtype = "float32"')
     if not model.artifact:
         return
     for name in ("factory", "weights", "arguments", "checkpoint_key", "strip_prefix"):

@@ -61,7 +61,12 @@ class Model(Section):
     std: Triple = setting((1.0, 1.0, 1.0), "Standard deviation that it was trained with.", REBUILD)
     head: str = setting("", "Linear layer that answers, by its dotted name; empty: the one that is seen to.", REBUILD)
     device: str = setting("cpu", "Where torch computes: cpu, cuda, cuda:1.", REBUILD, pattern=r"^[a-z]+(:\d+)?$")
-    dtype: Literal["float32", "float64", "bfloat16"] = setting("float32", "Precision of the network.", REBUILD)
+    dtype: Literal["float32", "float64"] = setting(
+        "float32", "What weights, statistics and losses are kept in.", REBUILD
+    )
+    mixed_precision: Literal["no", "bfloat16"] = setting(
+        "no", "bfloat16: convolutions and linear layers compute in it, where that is faster.", REBUILD
+    )
     threads: int = setting(0, "Threads of torch on a CPU; 0: torch chooses.", REBUILD, ge=0, le=1024)
     frozen: Literal["torch", "runtime"] = setting(
         "torch", "What answers as deployed, for guard and watch: torch, or ONNX Runtime.", REBUILD

@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import onnx
 import torch
@@ -56,12 +57,14 @@ def traced(looked: nn.Module, outputs: Sequence[str], size: Sequence[int]) -> Mo
     Raises:
         ConfigError: PyTorch cannot export this network, or ONNX Runtime has no use for its dtype.
     """
-    classifier = looked.classifier
-    if not isinstance(classifier, Classifier) or classifier.mean.dtype != torch.float32:
+    classifier = classifier_of(looked)
+    if classifier.mean.dtype != torch.float32:
         raise ConfigError("model.dtype", "ONNX Runtime answers in float32 alone", 'say dtype = "float32"')
+    if classifier.opaque:
+        raise ConfigError("model.artifact", "it is a black box: nothing can be exported that is not the file", REMEDY)
     file = io.BytesIO()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), classifier.unmixed(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 _Traced(looked),
@@ -82,6 +85,11 @@ def traced(looked: nn.Module, outputs: Sequence[str], size: Sequence[int]) -> Mo
     model = onnx.load_from_string(file.getvalue())
     _rename(model)
     return model
+
+
+def classifier_of(looked: nn.Module) -> Classifier:
+    """The classifier that is traced."""
+    return cast("Classifier", looked.classifier)
 
 
 def opened(model: ModelProto, names: Iterable[str]) -> ModelProto:

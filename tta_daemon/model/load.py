@@ -16,23 +16,24 @@ from tta_daemon.control.sections import Model
 from tta_daemon.errors import ConfigError
 from tta_daemon.model import artifact, python_factory
 from tta_daemon.model.brought import Brought, Triple
+from tta_daemon.model.precision import mixed_by
 from tta_daemon.model.wanted import Wanted, wanted_by
 from tta_daemon.watch import knowledge
 from tta_daemon.watch.knowledge import Knowledge
 from tta_daemon.watch.view import LAYERS
 
 if TYPE_CHECKING:
-    from tta_daemon.model.frozen import FrozenView
+    from tta_daemon.model.frozen import FrozenView, OpaqueView
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
     """A classifier ready to answer, its classes' names, a digest of its weights, and what is known of its source.
 
-    ``size`` is the height and width of its images; ``frozen`` answers in its place where that was asked for; ONNX
-    Runtime computes where ``wanted`` says.
+    ``size`` is the height and width of its images; ``frozen`` answers in its place where that was asked for, and where
+    nothing else can; ONNX Runtime computes where ``wanted`` says.
     """
 
     classifier: Classifier
@@ -41,7 +42,7 @@ class Deployed:
     name: str
     size: tuple[int, int]
     known: Knowledge | None = None
-    frozen: "FrozenView | None" = None
+    frozen: "FrozenView | OpaqueView | None" = None
     wanted: Wanted = field(default_factory=Wanted)
 
     @property
@@ -87,14 +88,15 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _frozen(model: Model, classifier: Classifier, size: Sequence[int], layers: int) -> "FrozenView | None":
-    if model.frozen == "torch":
+def _frozen(model: Model, classifier: Classifier, size: Sequence[int], layers: int) -> "FrozenView | OpaqueView | None":
+    if model.frozen == "torch" and not classifier.opaque:
         return None
     try:
-        from tta_daemon.model.frozen import FrozenView  # noqa: PLC0415 - an extra brings ONNX Runtime
+        from tta_daemon.model.frozen import FrozenView, OpaqueView  # noqa: PLC0415 - an extra brings ONNX Runtime
     except ImportError as fault:
         raise ConfigError("model.frozen", f"{fault.name} is missing", "pip install 'tta-daemon[onnx]'") from fault
-    return FrozenView(classifier, layers, size, wanted_by(model))
+    wanted = wanted_by(model)
+    return OpaqueView(classifier, wanted) if classifier.opaque else FrozenView(classifier, layers, size, wanted)
 
 
 def _device(name: str) -> torch.device:
@@ -128,7 +130,7 @@ def _classifier(  # noqa: PLR0913, PLR0917 - the network, and what is said of it
         raise ConfigError(brought.setting, f"the network answers with {shape}, not with N x C logits", "wrap it")
     head = model.head or head_of(unnamed, image)
     try:
-        return Classifier(network, mean, std, head=head, num_classes=logits.size(1))
+        return Classifier(network, mean, std, head=head, num_classes=logits.size(1), mixed=mixed_by(model))
     except ValueError as fault:
         remedy = "name a torch.nn.Linear, as network.named_modules() calls it, or leave it out"
         raise ConfigError("model.head", str(fault).removeprefix("head: "), remedy) from fault

@@ -52,7 +52,7 @@ class Runtime:
         shapes = graph.held(model)
         self._session = _session(graph.opened(model, moving), self.asked, wanted)
         self.provider = self._session.get_providers()[0]
-        self._require(wanted)
+        require(wanted, self.asked, self.provider)
         self._place = (device.type, device.index or 0) if self.provider == self.asked else ("cpu", 0)
         self._shapes = {name: shapes[name] for name in moving}
         self._given: dict[str, OrtValue] = {}
@@ -86,14 +86,16 @@ class Runtime:
         new = {n: OrtValue.ortvalue_from_numpy(v.copy(), *self._place) for n, v in values.items() if n not in kept}
         self._given = kept | new
 
-    def _require(self, wanted: Wanted) -> None:
-        if self.provider == self.asked:
-            return
-        message = f"ONNX Runtime was asked for {self.asked} and computes by {self.provider}"
-        if wanted.required:
-            remedy = "install the onnxruntime-gpu that fits the driver, or say model.require_device = false"
-            raise ConfigError("model.require_device", message, remedy)
-        log.warning(message)
+
+def require(wanted: Wanted, asked: str, obtained: str) -> None:
+    """Compare two execution providers. Raises ConfigError where they differ and none but that asked for will do."""
+    if asked == obtained:
+        return
+    message = f"ONNX Runtime was asked for {asked} and computes by {obtained}"
+    if wanted.required:
+        remedy = "install the onnxruntime-gpu that fits the driver, or say model.require_device = false"
+        raise ConfigError("model.require_device", message, remedy)
+    log.warning(message)
 
 
 def started(looked: nn.Module, outputs: Sequence[str], size: Sequence[int], wanted: Wanted) -> Runtime:
@@ -110,7 +112,7 @@ def started(looked: nn.Module, outputs: Sequence[str], size: Sequence[int], want
 def require_same(runtime: Runtime, looked: nn.Module, size: Sequence[int]) -> None:
     """Compare the two on a few images of noise, of another batch size than was traced. Raises ConfigError."""
     images = torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
+    with torch.no_grad(), graph.classifier_of(looked).unmixed():
         expected = looked(images.to(next(looked.buffers()).device))
     for want, got in zip(expected, runtime(images), strict=True):
         away, scale = float((want.cpu() - got).abs().max()), float(want.abs().max())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from adapters import Classifier
 from adapters.eata import estimate_fisher
 from adapters.ecotta import warm_up as warm_up_ecotta
+from adapters.labelshift import estimate_shares
 from adapters.petal import swag
 from adapters.rmt import estimate_prototypes
 from adapters.vida import warm_up as warm_up_vida
@@ -61,8 +63,14 @@ def make(  # noqa: PLR0913, PLR0917 - the model, the data, and how
     def vida() -> dict[str, Tensor]:
         return _tensors(warm_up_vida(classifier, [epoch(n) for n in range(EPOCHS["vida"])], options, seed=seed))
 
-    if method == "eata":
-        return fisher
+    unlabeled: dict[str, Made] = {
+        "eata": fisher,
+        "labelshift": lambda: _tensors(
+            estimate_shares(classifier, map(itemgetter(0), _plain(source, classifier, batch, seed)), options)
+        ),
+    }
+    if method in unlabeled:
+        return unlabeled[method]
     made: dict[str, Made] = {"rmt": prototypes, "petal": belief, "ecotta": ecotta, "vida": vida}
     return made.get(method) if source.labels is not None else None
 

@@ -1,5 +1,6 @@
 """Records from Kafka: a consumer that commits only what it is told, and outlives broker trouble."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -256,7 +257,13 @@ class KafkaSource:
         consumer.subscribe(topics=self.topics, listener=self.membership)
         self.membership.watch(consumer._coordinator)  # noqa: SLF001 - there is no public way to be asked first
         self._caller, self._consumer = caller, consumer
+        self._know_topics()
         self._moved_at, self._backoff_s = time.monotonic(), 0.5
+
+    def _know_topics(self) -> None:
+        """Know the topics' partitions before the first join: a leader that hears of them later has all join again."""
+        with contextlib.suppress(KafkaError, TimeoutError):
+            self._call(self._consumer.topics)
 
     def _drop(self) -> None:
         """Let go of the client: politely, so that the group need not wait for us, or else by force."""

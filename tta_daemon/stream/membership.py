@@ -44,11 +44,15 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         It also keeps what a join has brought until a poll takes it. kafka-python 3.0.12 forgets a join that ends
         between two polls and starts another, which is a rebalance for everybody: two members can go on like that
         for ever. A kept join may be old; then the group refuses its generation, as it does any other's.
+
+        And it has a join that was begun be taken although its reason is gone. A leader that joins again because of
+        the topic's partitions is content with them once it has shared them out, which is before it has its own: where
+        that falls between two polls, kafka-python never asks again, and the leader is left with nothing, for ever.
         """
         due, join = coordinator.need_rejoin, coordinator._do_join_and_sync_async  # noqa: SLF001
 
         def need_rejoin() -> bool:
-            return bool(due()) and self.may_rejoin(lost=coordinator._generation.is_lost())  # noqa: SLF001
+            return bool(coordinator.rejoining or due()) and self.may_rejoin(lost=coordinator._generation.is_lost())  # noqa: SLF001
 
         async def kept_join() -> Any:  # noqa: ANN401
             kept, self._kept = self._kept, None

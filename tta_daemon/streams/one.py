@@ -4,13 +4,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from adapters import Memory
 from tta_daemon.answered import Answered
 from tta_daemon.control.sections import Streams as Settings
 from tta_daemon.control.snapshot import Snapshot
 from tta_daemon.control.web.board import Board
 from tta_daemon.learner import Learner
-from tta_daemon.life import Life
 from tta_daemon.stream.records import Batch, Partition, Stream
 from tta_daemon.watch.accuracy import Scored
 
@@ -29,10 +27,6 @@ class One:
     def together(self, batches: Sequence[Batch], most: int) -> Iterator[list[Batch]]:  # noqa: ARG002 - all are of one
         """Each batch by itself."""
         yield from ([batch] for batch in batches)
-
-    def gather(self, batches: Sequence[Batch]) -> list[tuple[Life, Memory | None]]:
-        """Nobody asks for several at once."""
-        raise NotImplementedError
 
     def answered(self, batch: Batch, answered: Answered, *, moved: bool) -> None:
         """Its past is the learner's."""

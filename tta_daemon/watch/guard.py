@@ -149,6 +149,11 @@ class Guard:
             return self._turn_to(Serve.BLEND)
         return self._turn_to(Serve.MIXED if best is self.mixed else Serve.ADAPTED)
 
+    def trust(self) -> Serve:
+        """Whose answers shall leave where how sure and diverse they are tells nothing of them: labels alone decide."""
+        self.teachable = not self.vetoed
+        return self._turn_to(Serve.SOURCE if self.vetoed else Serve.ADAPTED)
+
     def check_due(self) -> bool:
         """Count a batch that was learned from; whether it is time to look what a newborn would have answered."""
         self._unchecked += 1

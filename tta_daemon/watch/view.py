@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -65,13 +65,22 @@ class Probe:
             depths.append(torch.full((2 * len(range(0, _width(norm), self._stride)),), quarter))
         self.depth = torch.cat(depths) if depths else torch.zeros(0, dtype=torch.int64)
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> SourceView:
         """Look at images, N x 3 x H x W in [0, 1]."""
+        views = [self.look(part) for part in self.classifier.portions(images)]
+        return SourceView(
+            torch.cat([view.logits for view in views]),
+            torch.cat([view.features for view in views]),
+            torch.cat([view.moments for view in views]),
+        )
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> SourceView:
+        """The same, in one pass."""
         seen: list[Tensor] = []
 
         def look(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
-            seen.append(_moments(given[0], norm, self._stride))
+            seen.append(_moments(given[0].float(), norm, self._stride))
 
         hooks = [norm.register_forward_pre_hook(look) for norm in self._norms]
         try:
@@ -104,6 +113,7 @@ class HeadTap:
 
     def __init__(self) -> None:
         self._heads: list[Head] = []
+        self._heard: nn.Module | None = None
 
     @contextmanager
     def on(self, adapter: Adapter) -> Iterator[None]:
@@ -119,21 +129,39 @@ class HeadTap:
 
     def heard(self, head: Head) -> None:
         """Somebody else listened."""
-        self._heads = [head]
+        self._heads, self._heard = [head], None
 
     @torch.no_grad()
     def behind(self, logits: Tensor) -> Head | None:
         """The features and head whose answer is nearest to ``logits``; None where no head answered these images."""
-        right_size = [head for head in self._heads if len(head.features) == len(logits)]
+        right_size = [head for head in _joined(self._heads, len(logits)) if len(head.features) == len(logits)]
         if not right_size:
             return None
         said = logits.argmax(1)
         return max(right_size, key=lambda head: float((head.logits(head.features).argmax(1) == said).float().mean()))
 
     def _hear(self, linear: nn.Module, given: tuple[Tensor, ...]) -> None:
-        if isinstance(linear, nn.Linear):
-            bias = None if linear.bias is None else linear.bias.detach().clone()
-            self._heads.append(Head(given[0].detach().flatten(1), linear.weight.detach().clone(), bias))
+        if not isinstance(linear, nn.Linear):
+            return
+        features = given[0].detach().flatten(1).to(linear.weight.dtype)
+        if self._heads and self._heard is linear:  # it does not learn while it answers
+            self._heads.append(replace(self._heads[-1], features=features))
+            return
+        self._heard = linear
+        bias = None if linear.bias is None else linear.bias.detach().clone()
+        self._heads.append(Head(features, linear.weight.detach().clone(), bias))
+
+
+def _joined(heads: Sequence[Head], count: int) -> list[Head]:
+    """The heads, of which those are one that heard ``count`` images part by part."""
+    found: list[Head] = []
+    for head in heads:
+        last = found[-1] if found else None
+        if last is not None and last.weight is head.weight and len(last.features) + len(head.features) <= count:
+            found[-1] = replace(last, features=torch.cat((last.features, head.features)))
+        else:
+            found.append(head)
+    return found
 
 
 def _width(norm: nn.Module) -> int:
@@ -146,4 +174,4 @@ def _moments(x: Tensor, norm: nn.Module, stride: int) -> Tensor:
     """Mean and mean square of each stride-th channel over all positions of an image, N x 2c."""
     by_place = x.flatten(1, -2).transpose(1, 2) if isinstance(norm, nn.LayerNorm) and x.dim() > 2 else x  # noqa: PLR2004 - N x D
     spots = by_place[:, ::stride].unsqueeze(-1) if by_place.dim() == 2 else by_place[:, ::stride].flatten(2)  # noqa: PLR2004 - N x D
-    return torch.cat((spots.mean(2), spots.square().mean(2)), 1).float()
+    return torch.cat((spots.mean(2), spots.square().mean(2)), 1)
