@@ -10,8 +10,8 @@ from torch import Tensor, nn
 IMAGES = 4
 """Dimensions of a batch of images, and of what is convolved with it."""
 
-PIXELS = 1 << 17
-"""Of images that a thread best passes through a network together: more leave its cache between two layers."""
+PIXELS = 1 << 20
+"""Of images that pass through a network together: what layers make of more is fetched from the kernel page by page."""
 
 
 class Classifier(nn.Module):
@@ -83,14 +83,13 @@ class Classifier(nn.Module):
         return logits if self.mixed is None else logits.to(self.mean.dtype)
 
     def portions(self, images: Tensor) -> Sequence[Tensor]:
-        """``images`` in parts small enough that what a layer makes of one is in the cache when the next layer reads it.
+        """``images`` in parts of which no layer makes more than the C library keeps from one layer for the next.
 
         For passes in which images do not see one another. On an accelerator they stay together.
         """
         if images.device.type != "cpu" or images.dim() != IMAGES:
             return [images]
-        most = PIXELS * torch.get_num_threads() * (1 if self.mixed is None else 2)
-        return images.chunk(max(1, math.ceil(len(images) * images.size(2) * images.size(3) / most)))
+        return images.chunk(max(1, math.ceil(len(images) * images.size(2) * images.size(3) / PIXELS)))
 
     def computing(self) -> AbstractContextManager[object]:
         """Within, parts of the network compute as they do when images pass through it."""

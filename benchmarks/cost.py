@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import contestants
-import freed
 import peak
 import torch
 from contestants import METHODS, Contestant, Ground
@@ -127,13 +126,10 @@ def main() -> None:
     parser.add_argument(
         "--memory", nargs="*", default=["norm", "tent", "rmt", "cotta", "ecotta"], help="of which methods"
     )
-    parser.add_argument("--keep", action="store_true", help="keep freed memory, which the daemon does not")
     parser.add_argument("--compiled", action="store_true", help="with torch.compile as well")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.keep:
-        freed.keep()
     size = options.batch or SIZES[options.network]
     place = contestants.ground(options.network, options.data, size)
     rows = compete(entrants(place, options.methods, compiled=options.compiled), place, options.rounds)
@@ -149,7 +145,7 @@ def main() -> None:
     if options.out:
         about = {"network": options.network, "batch": list(place.batches[0].shape), "threads": options.threads,
                  "rounds": options.rounds, "torch": torch.__version__, "cores": os.cpu_count(),
-                 "kept": options.keep, "load": os.getloadavg()}  # fmt: skip
+                 "allocator": Path(os.environ.get("LD_PRELOAD", "")).name, "load": os.getloadavg()}  # fmt: skip
         options.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
 
 

@@ -74,7 +74,7 @@ class Answerer:
 
 @dataclass(frozen=True, slots=True)
 class HeadAnswerer(Answerer):
-    """The deployed network by its own statistics, its logits scaled and shifted by its head.
+    """The deployed network by its own statistics, its logits scaled and shifted by its head: as the method is just now.
 
     Attributes:
         scale: what logits are multiplied by.

@@ -102,8 +102,9 @@ def test_nothing_is_published_twice():
     assert len(case.out()) == 1
 
 
-def test_the_deployed_network_with_the_published_tensors_answers_like_the_adapted_one():
-    case = Case()
+@pytest.mark.parametrize("method", ["tent", "labelshift"])
+def test_the_deployed_network_with_the_published_tensors_answers_like_the_adapted_one(method):
+    case = Case(method=method)
     for seed in range(4):
         case.batch(seed)
         case.time += 11.0

@@ -109,13 +109,13 @@ def of_adapter(deployed: Deployed, path: Path) -> Learned:
 def of_state(config: Config, deployed: Deployed, path: Path, images: Path | None) -> Learned:
     """What a daemon has saved. Raises ConfigError where it is no state of this model and method."""
     adapter = newborn(deployed, config.adapt)
-    answerer = answerer_of(adapter, config.adapt.method, "adapt.method")
     try:
         snapshot = decode(path.read_bytes())
         snapshot.belongs_to(identity_of(deployed, config.adapt))
         adapter.load(snapshot.memory)
     except (OSError, CheckpointError, ValueError) as fault:
         raise ConfigError("--state", f"{path}: {fault}", "name a file of checkpoint.folder of this model") from fault
+    answerer = answerer_of(adapter, config.adapt.method, "adapt.method")
     tensors = answerer.tensors()
     if lacking := set(answerer.moving()) - set(tensors):
         if images is None:
