@@ -222,7 +222,7 @@ def test_what_waits_is_answered_by_the_model_it_was_decoded_for(world):
 )
 def test_it_is_taken_between_two_batches_of_a_long_turn_where_they_can_stay(world, change, sizes):
     world.send(pictures(40))
-    daemon, answer = world.daemon, world.daemon.answer
+    daemon, answer = world.daemon, world.daemon.answering.answer
     daemon.connect()
 
     def reloading(batch):
@@ -231,7 +231,7 @@ def test_it_is_taken_between_two_batches_of_a_long_turn_where_they_can_stay(worl
             world.write(**change)
             world.reloader.look()
 
-    daemon.answer = reloading
+    daemon.answering.answer = reloading
     daemon.turn()
     assert len(world.answered()) == 40
     methods = [json.loads(r.value)["method"] for r in world.log.records("answers")]
@@ -460,12 +460,12 @@ def test_a_stop_answers_only_while_there_is_time(world):
         world.daemon.turn()
     world.daemon.batcher.size = 2
     now = [0.0]
-    answer = world.daemon.answer
+    answer = world.daemon.answering.answer
 
     def slowly(batch):
         now[0] += 3.0
         answer(batch)
 
-    world.daemon.clock, world.daemon.answer = lambda: now[0], slowly
+    world.daemon.clock, world.daemon.answering.answer = lambda: now[0], slowly
     world.daemon.drain()
     assert (len(world.answered()), world.committed()) == (4, 4)
