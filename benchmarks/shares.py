@@ -96,6 +96,11 @@ def shares(data: Path, method: str, images: int, pack: int) -> dict[str, object]
         given = configuration(broker.bootstrap, "replica", Path(folder), "exactly_once", 0)
         for name, more in sections(data, method).items():
             given[name] = {**given.get(name, {}), **more}
+        given["limits"] = {
+            **given["limits"],
+            "waiting_images": 2 * CAMERAS * BATCH // pack,
+        }  # a turn reads as many records
+        given["settle"] = {"every_s": 1.0}
         config = Config.model_validate(given)
         deployed, client, metrics = load(config.model), connection(config.kafka), Timed()
 

@@ -11,6 +11,7 @@ import argparse
 import json
 import multiprocessing
 from pathlib import Path
+from statistics import fmean
 
 import contestants
 import development
@@ -35,7 +36,7 @@ def main() -> None:
     development.add_arguments(parser)
     parser.add_argument("--methods", nargs="+", default=["source", *contestants.METHODS])
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the results here, too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -59,7 +60,7 @@ class Known(Deployed):
 
 
 def method(name: str, place: contestants.Ground, turns: int) -> dict[str, float]:
-    """The fastest turn of one method, and its state after them."""
+    """The mean turn of one method after its first, for some learn in every other one, and its state after them."""
     classifier, side = place.network(), place.batches[0].shape[2]
     deployed = Known(classifier, tuple(map(str, range(classifier.num_classes))), "", "", (side, side))
     learner = Learner(deployed, Adapt(method=name), 1.0, Settings(loss=1.0, doubt=1.0))  # no batch is held back
@@ -70,7 +71,7 @@ def method(name: str, place: contestants.Ground, turns: int) -> dict[str, float]
     memory = learner.adapter.dump()
     held = sum(tensor.numel() * tensor.element_size() for tensor in memory.values())
     state = learner.snapshot_of(Stream("camera-0"), learner.life, memory, {})
-    row = {"cpu_ms_per_image": round(min(spent), 3), "learned_kib": round(held / KIB, 1),
+    row = {"cpu_ms_per_image": round(fmean(spent[1:]), 3), "learned_kib": round(held / KIB, 1),
            "saved_kib": round(len(encoded(state)) / KIB, 1)}  # fmt: skip
     print(name, json.dumps(row), flush=True)
     return row
