@@ -324,13 +324,10 @@ class Learner:
     def _mixed(self, images: Tensor, hold: Hold | None, *, watched: bool) -> Tensor | None:
         """What the adapter says by statistics mixed with the source's, where that is to be compared or to leave."""
         guard, adapter = self.guard, self.adapter
-        if (
-            not (self._guarded and guard.settings.mixed and (watched or guard.serve is Serve.MIXED))
-            or not adapter.judged
-        ):
-            return None
-        if hold is Hold.SMALL or self._deputy or adapter.averages_views or not adapter.by_batch:
-            return None  # small batches are answered so already
+        wanted = self._guarded and guard.settings.mixed > 0 and (watched or guard.serve is Serve.MIXED)
+        able = adapter.by_batch and adapter.judged and not adapter.averages_views and self._deputy is None
+        if not (wanted and able) or hold in {Hold.SMALL, Hold.DRIFT}:
+            return None  # small batches are answered so already, and where nothing drifted there is nothing to undo
         return self._else_none(lambda: self._predict_mixed(images, guard.settings.mixed * len(images)), images)
 
     def _single_view(self, adapted: Tensor, images: Tensor, hold: Hold | None) -> Tensor:

@@ -114,6 +114,17 @@ def test_statistics_mixed_with_the_sources_answer_where_that_tells_most(source, 
     assert Guard(Settings()).weigh(source, adapted, mixed) is serve
 
 
+def test_the_mixture_is_compared_on_the_same_images_even_where_it_was_not_asked_for_all():
+    guard = Guard(Settings(window=100))
+    assert guard.weigh(DULL[:50], said(5.0, count=50), SHARP[:50]) is Serve.MIXED
+    assert guard.evidence()["mixed_information"] > guard.evidence()["adapted_information"]
+    assert guard.weigh(DULL[:10], said(5.0, count=10)) is Serve.ADAPTED  # there are no such answers to this batch
+    assert guard.mixed.recent.images == guard.adapted.recent.images
+    for _ in range(3):
+        guard.weigh(DULL[:50], said(5.0, count=50))
+    assert "mixed_information" not in guard.evidence()
+
+
 def test_what_misled_for_long_is_not_believed_for_one_good_window():
     guard = Guard(Settings(window=100))
     for _ in range(3):

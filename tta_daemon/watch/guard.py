@@ -78,13 +78,10 @@ class Voice:
     def __init__(self) -> None:
         self.recent, self.lasting = Information(), Information()
 
-    def hear(self, words: Told | None, window: int) -> None:
-        """Count its answers to a batch in; None: it said nothing that can be compared, and is forgotten."""
-        if words is None:
-            self.forget()
-        else:
-            self.recent.add(words, window)
-            self.lasting.add(words, window * LASTING)
+    def hear(self, words: Told, window: int) -> None:
+        """Count its answers to a batch in."""
+        self.recent.add(words, window)
+        self.lasting.add(words, window * LASTING)
 
     def gain(self, source: "Voice") -> float:
         """How much more it tells than the source, as a share of all there is to tell."""
@@ -94,11 +91,6 @@ class Voice:
         """How much less sure it is than the source, or was for long."""
         lasting = source.lasting.confidence - self.lasting.confidence
         return max(source.recent.confidence - self.recent.confidence, FADED * lasting)
-
-    def forget(self) -> None:
-        """Begin anew."""
-        self.recent.forget()
-        self.lasting.forget()
 
 
 class Guard:
@@ -127,8 +119,8 @@ class Guard:
     def weigh(self, source: Tensor, adapted: Tensor, mixed: Tensor | None = None) -> Serve:
         """Whose answers to a batch shall leave.
 
-        All are logits, N x C; ``mixed`` those of the adapted model by statistics mixed with the source's, where it has
-        such ones.
+        All are logits, N x C; ``mixed`` those of the adapted model by statistics mixed with the source's; where it was
+        not asked for them, it counts as saying what ``adapted`` says.
         """
         of_source, of_adapted, allowed = told(source), told(adapted), self.settings
         self.teachable = False
@@ -136,12 +128,13 @@ class Guard:
             return self._turn_to(Serve.SOURCE)
         self.source.hear(of_source, allowed.window)
         self.adapted.hear(of_adapted, allowed.window)
-        self.mixed.hear(None if mixed is None else told(mixed), allowed.window)
+        of_mixed = None if mixed is None else told(mixed)
+        self.mixed.hear(of_mixed or of_adapted, allowed.window)
         gain, doubt = self.adapted.gain(self.source), self.adapted.doubt(self.source)
         sound = doubt <= HARM * allowed.doubt and -gain <= HARM * allowed.loss and not self.vetoed
         self._passed = self._passed + 1 if sound else self._passed
         self.teachable = sound and self._passed % self.every == 0
-        best = self.mixed if self.mixed.gain(self.adapted) > 0 and self.mixed.recent.images else self.adapted
+        best = self.mixed if of_mixed is not None and self.mixed.gain(self.adapted) > 0 else self.adapted
         gain, doubt = best.gain(self.source), best.doubt(self.source)
         if self.vetoed or doubt > allowed.doubt or -gain > allowed.loss:
             return self._turn_to(Serve.SOURCE)
@@ -217,8 +210,9 @@ class Guard:
 
     def evidence(self) -> dict[str, float]:
         """The numbers that the choice rests on."""
-        voices = {"source": self.source, "adapted": self.adapted, "mixed": self.mixed}
-        heard = {name: voice.recent for name, voice in voices.items() if voice.recent.images}
+        heard = {"source": self.source.recent, "adapted": self.adapted.recent}
+        if self.mixed.gain(self.adapted) != 0.0:
+            heard["mixed"] = self.mixed.recent
         return {f"{name}_information": about.information for name, about in heard.items()} | {
             f"{name}_confidence": about.confidence for name, about in heard.items()
         }
