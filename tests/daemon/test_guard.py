@@ -315,6 +315,44 @@ def test_without_a_guard_the_adapted_model_answers():
     assert answered.logits is answered.adapted
 
 
+POISON = {
+    "not a number": lambda clean: torch.full_like(clean, torch.nan),
+    "infinite": lambda clean: torch.full_like(clean, torch.inf),
+    "huge": lambda clean: torch.full_like(clean, 1e30),
+    "black": torch.zeros_like,
+    "saturated": torch.ones_like,
+    "identical": lambda clean: clean[:1].expand_as(clean),
+}
+
+
+@pytest.mark.parametrize("how_many", [1, 8])
+@pytest.mark.parametrize("poison", POISON)
+@pytest.mark.parametrize("method", ["norm", "tent", "eata", "sar", "cotta", "rotta", "labelshift", "temperature"])
+def test_whatever_a_batch_is_poisoned_with_answers_and_state_stay_sound_and_learning_goes_on(method, poison, how_many):
+    options = {"views": 2} if method == "cotta" else {}
+    given = config(
+        adapt={"method": method, "learn_from": 4, "options": options}, guard={"mode": "guarded", "window": 16}
+    )
+    ours = Learner(load(given.model), given.adapt, 1.0, given.guard)
+    for seed in range(3):
+        ours.answer(images(8, seed=seed)).learn()
+    clean = images(8, seed=9)
+    batch = torch.cat([POISON[poison](clean[:how_many]), clean[how_many:]])
+    answered = ours.answer(batch)
+    broken = not torch.isfinite(ours._ask_source(batch)[:how_many]).all()  # nobody has an answer to these
+    others = answered.logits[how_many if broken else 0 :]
+    assert torch.isfinite(others).all()
+    answered.learn()
+    assert all(torch.isfinite(tensor.double()).all() for tensor in ours.adapter.dump().values())
+    assert all(torch.isfinite(tensor).all() for tensor in ours.guard.dump().values())
+    before = ours.step
+    for seed in range(10, 14):
+        again = ours.answer(images(8, seed=seed))
+        assert torch.isfinite(again.logits).all()
+        again.learn()
+    assert ours.step > before
+
+
 def test_looking_at_a_newborn_changes_nothing():
     ours = learner(mode="off")
     for seed in range(3):
