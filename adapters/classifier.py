@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,8 @@ class Classifier(nn.Module):
     GroupNorm are left alone, whose backward pass on a CPU kills the process where its input has channels last.
 
     With ``mixed`` precision, convolutions and linear maps read and write that dtype; the weights, the statistics that
-    norms take, the head and all that comes after it keep the dtype of the network.
+    norms take, the head and all that comes after it keep the dtype of the network. Layers that would be slower in it
+    compute as ever.
 
     Args:
         network: any module that maps N x 3 x H x W to N x C logits. It is frozen in place.
@@ -72,8 +74,9 @@ class Classifier(nn.Module):
         if mixed is not None:
             if not torch.amp.is_autocast_available(like.device.type) or like.dtype == torch.float64:
                 raise ValueError(f"mixed: {mixed} is of no use beside {like.dtype} on {like.device.type}")
-            if self.head and type(linear) is nn.Linear:
-                network.set_submodule(self.head, _Head.of(linear))
+            for layer in network.modules():
+                if (layer is linear or _slow_in_bfloat16(layer)) and not isinstance(layer, _Whole):
+                    layer.__class__ = type(type(layer).__name__, (_Whole, type(layer)), {})
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, N x C, of images N x 3 x H x W in [0, 1], in the dtype of the network."""
@@ -123,22 +126,28 @@ class Classifier(nn.Module):
         return logits, caught[-1].flatten(1).to(logits.dtype)
 
 
-class _Head(nn.Linear):
-    """A linear map that computes in the dtype of its weight, whatever is computed around it."""
+class _Whole(nn.Module):
+    """A layer that computes in the dtype of its weight, whatever is computed around it; a head answers in it too."""
 
-    @classmethod
-    def of(cls, linear: nn.Linear) -> "_Head":
-        """Around the very same tensors."""
-        head = cls(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-        head.weight, head.bias = linear.weight, linear.bias
-        return head.train(linear.training)
+    weight: Tensor
 
-    def forward(self, features: Tensor) -> Tensor:
-        """What ``nn.Linear`` gives."""
-        if features.dtype == self.weight.dtype and not torch.is_autocast_enabled(features.device.type):
-            return super().forward(features)
-        with torch.autocast(features.device.type, enabled=False):
-            return super().forward(features.to(self.weight.dtype))
+    def forward(self, x: Tensor) -> Tensor:
+        """What the layer gives."""
+        if x.dtype == self.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            return cast("Tensor", super().forward(x))
+        with torch.autocast(x.device.type, enabled=False):
+            y: Tensor = super().forward(x.to(self.weight.dtype))
+        return y if isinstance(self, nn.Linear) else y.to(x.dtype)
+
+
+def _slow_in_bfloat16(layer: nn.Module) -> bool:
+    """Whether the backward pass of a layer takes many times as long in bfloat16: strided depthwise ones on a CPU."""
+    return (
+        isinstance(layer, nn.Conv2d)
+        and 1 < layer.groups == layer.in_channels
+        and max(layer.stride) > 1
+        and (layer.weight.device.type == "cpu")
+    )
 
 
 def _last_linear(network: nn.Module) -> str | None:

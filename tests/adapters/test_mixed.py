@@ -72,6 +72,27 @@ def test_maps_compute_in_bfloat16_and_the_head_does_not(net: str) -> None:
     assert set(seen.values()) == {torch.bfloat16}
 
 
+class Named(nn.Conv2d):
+    """A convolution of somebody's own."""
+
+
+def test_strided_depthwise_convolutions_compute_in_float32_and_keep_their_names() -> None:
+    body = [nn.Conv2d(3, 8, 3), Named(8, 8, 3, 2, groups=8), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network, seen = nn.Sequential(*body, nn.Linear(8, 4)), []
+    before = list(network.state_dict())
+    classifier = Classifier(network, mixed=torch.bfloat16)
+    weight = network[1].weight
+    expected = nn.functional.conv2d(torch.ones(2, 8, 5, 5), weight, network[1].bias, 2, groups=8)
+    network[1].register_forward_hook(lambda _, given, out: seen.append((given[0].dtype, out.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network[1](torch.ones(2, 8, 5, 5)), expected)
+    classifier(images(4))
+    assert seen == [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16)]
+    assert list(network.state_dict()) == before
+    assert isinstance(network[1], Named)
+    assert network[1].weight is weight
+
+
 RULES: dict[str, Rule] = {
     "source": from_source, "batch": from_batch, "parts": by_part(2), "shares": mixed(0.3), "counts": pseudo_counted(8),
     "running": averaged(0.1), "robust": robust(0.3), "instance": instance_aware(1.0),
