@@ -134,7 +134,7 @@ def cell(  # noqa: PLR0913, PLR0917 - what a replay is of
     method: str,
     column: Column,
     model: Mapping[str, Any],
-    guard: str,
+    guard: Mapping[str, Any],
     deployed: Deployed,
     source: Stream,
     frozen: Run | None,
@@ -145,8 +145,8 @@ def cell(  # noqa: PLR0913, PLR0917 - what a replay is of
             "model": model,
             "adapt": {"method": method, **column.adapt, **({"options": {}} if method == "source" else {})},
             "batch": {"size": column.batch, "patience_s": 1.0},
-            "watch": {"sample": 0.0 if guard == "off" else 1.0},
-            "guard": {"mode": guard},
+            "watch": {"sample": 0.0 if guard["mode"] == "off" else guard["sample"]},
+            "guard": {"mode": guard["mode"]},
         }
     )
     laid = plan(source, parse(column.order), seed=0)
@@ -213,6 +213,7 @@ def main() -> None:
     parser.add_argument("--columns", nargs="*", default=list(COLUMNS))
     parser.add_argument("--limit", type=int, default=200, help="images of each corruption")
     parser.add_argument("--guard", default="off", choices=["off", "guarded", "observe"])
+    parser.add_argument("--sample", type=float, default=1.0, help="share of the batches that the guard weighs")
     parser.add_argument("--out", type=Path, required=True, help="JSON file, added to")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
@@ -220,7 +221,8 @@ def main() -> None:
     album, model, deployed, network = digital() if options.digits else photographic(options.data, options.depth)
     found = json.loads(options.out.read_text()) if options.out.exists() else {"cells": {}}
     found |= {"network": network, "threads": options.threads, "torch": torch.__version__}
-    found |= {"guard": options.guard}
+    found |= {"guard": options.guard} | ({"sample": options.sample} if options.sample < 1 else {})
+    guard = {"mode": options.guard, "sample": options.sample}
     for name in options.columns:
         column, frozen = COLUMNS[name], None
         if column.pictures in CORRUPTIONS and column.pictures not in album.worlds:
@@ -231,9 +233,9 @@ def main() -> None:
             if method in cells:
                 continue
             began = time.perf_counter()
-            frozen, laid = cell("source", column, model, options.guard, deployed, source, frozen)
+            frozen, laid = cell("source", column, model, guard, deployed, source, frozen)
             known = frozen if method == "source" else None
-            ours, _ = cell(method, column, model, options.guard, deployed, source, known)
+            ours, _ = cell(method, column, model, guard, deployed, source, known)
             cells[method] = summary(ours, frozen, source, laid)
             options.out.write_text(written(found))
             error, verdict = cells[method]["error"], cells[method]["against"]["verdict"]

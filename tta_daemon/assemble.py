@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from adapters import Adapter
+from tta_daemon.birth import deputy_of, newborn
 from tta_daemon.control import logs
 from tta_daemon.control.checkpoint_file import FileCheckpoint
 from tta_daemon.control.checkpoint_kafka import KafkaCheckpoint
@@ -26,7 +27,7 @@ from tta_daemon.control.web.board import Board, Kind
 from tta_daemon.control.web.server import Server
 from tta_daemon.daemon import Daemon, World, decoder_of
 from tta_daemon.errors import ConfigError
-from tta_daemon.learner import Learner, deputy_of, newborn
+from tta_daemon.learner import Learner
 from tta_daemon.model.load import Deployed, load
 from tta_daemon.model.outlets import FolderOutlet, Outlet, TopicOutlet
 from tta_daemon.model.publish import Publisher, answerer_of

@@ -17,16 +17,18 @@ import adapters
 from adapters.together import answers_together, predict_together
 from tta_daemon import __version__
 from tta_daemon.answered import Answered, Hold, Signals
+from tta_daemon.birth import deputy_of, impression_of, newborn, probe_of
 from tta_daemon.control.sections import Adapt
 from tta_daemon.control.sections import Guard as GuardSettings
 from tta_daemon.control.snapshot import REMEDY, Identity, Snapshot, identity_of
-from tta_daemon.errors import CheckpointError, ConfigError
+from tta_daemon.errors import CheckpointError
 from tta_daemon.life import Life
 from tta_daemon.model.load import Deployed
+from tta_daemon.pace import Pace
 from tta_daemon.stream.records import Partition, Stream
 from tta_daemon.watch.guard import Guard, Serve, blended
 from tta_daemon.watch.information import Information, told
-from tta_daemon.watch.view import HeadTap, Probe, SourceView
+from tta_daemon.watch.view import HeadTap, SourceView
 from tta_daemon.watch.watching import watch_of
 
 if TYPE_CHECKING:
@@ -87,17 +89,15 @@ class Learner:
     ) -> None:
         self._deployed = deployed
         self._adapt = adapt
-        self._sample = sample
         self._clock = clock
+        self._pace = Pace(adapt, sample, clock)
         self.adapter = newborn(deployed, adapt)
         self._deputy = deputy_of(deployed, adapt)
         self.life = Life.new(deployed, guard)
-        self._probe = _probe_of(deployed)
+        self._probe = probe_of(deployed)
         self._tap = HeadTap()
         self._sociable = answers_together(self.adapter)
         self._left: dict[frozenset[tuple[str, str]], _Left] = {}
-        self._sampled = 0.0
-        self._learned_at = self._learned_for = 0.0
 
     @property
     def method(self) -> str:
@@ -140,9 +140,10 @@ class Learner:
         self._deputy = None if adapt.serve == "method" else deputy or self._deputy
         self.guard.settings = guard
         if deployed is not self._deployed:
-            self._probe = _probe_of(deployed)
+            self._probe = probe_of(deployed)
             self.life.watch = watch_of(deployed)
-        self._deployed, self._adapt, self._sample = deployed, adapt, sample
+        self._deployed, self._adapt = deployed, adapt
+        self._pace.adapt, self._pace.sample = adapt, sample
         if adapter is None:
             self.adapter.tune(adapt.chosen())
         elif (left := self._left.pop(frozenset(self.identity.items()), None)) is not None:
@@ -234,9 +235,9 @@ class Learner:
         """
         began, step = self._clock(), self.step
         images = images.to(self._deployed.classifier.mean.device)
-        hold = Hold.LEARNED if learned else self._hold(len(images), lag_s)
+        hold = Hold.LEARNED if learned else self._pace.hold(self.life, len(images), lag_s)
         self.life.batches += not learned
-        watched = self._watched()
+        watched = self._pace.watched()
         try:
             with self._tap.on(self.adapter) if watched and self._deployed.known else nullcontext():
                 adapted, learn = self._ask(images, hold)
@@ -270,7 +271,7 @@ class Learner:
         """Whether a batch of so many images needs a forward of its own, for it may be learned from, or was before."""
         if learned or self._adapt.when == "drift" or not self._sociable:
             return True
-        return self._adapt.when == "always" and images >= self._smallest
+        return self._adapt.when == "always" and images >= self._pace.smallest
 
     def answer_together(self, parts: Sequence[Part]) -> list[Answered]:
         """Answer batches of several streams, none of which `stands_apart`, in one forward.
@@ -285,7 +286,7 @@ class Learner:
         memories = [part.memory for part in parts]
         logits = predict_together(self.adapter, images, sizes, memories, source_images) / self.adapter.temperature
         asked = self._clock()
-        view = self._probe(images) if self._watched() else None
+        view = self._probe(images) if self._pace.watched() else None
         seconds = (asked - began) / len(parts), (self._clock() - asked) / len(parts)
         views = [None] * len(parts) if view is None else view.split(sizes)
         rows = zip(parts, torch.split(images, sizes), torch.split(logits, sizes), views, strict=True)
@@ -385,19 +386,16 @@ class Learner:
         return self.adapter.predict_mixed(images, source_images) / self.adapter.temperature
 
     def _learn(self, answer: adapters.Answer, images: Tensor) -> Signals | None:
-        """Learn, and remember how long that took: the budget says how long to rest after it."""
-        began = self._clock()
+        """Learn; None where the method failed and is back at birth."""
         try:
-            signals = answer.learn()
-            self._think_again(images)
+            with self._pace.learning():
+                signals = answer.learn()
+                self._think_again(images)
         except (RuntimeError, ValueError) as fault:
             self._fail(fault)
             return None
         else:
             return signals
-        finally:
-            self._learned_at = self._clock()
-            self._learned_for = self._learned_at - began
 
     def _think_again(self, images: Tensor) -> None:
         """Forget what was learned, where that is due or where a newborn adapter would tell more about these images."""
@@ -428,34 +426,6 @@ class Learner:
         log.warning("adaptation failed; what was learned is forgotten", method=self.method, error=str(fault))
         self.forget()
 
-    def _hold(self, images: int, lag_s: float) -> Hold | None:
-        adapt = self._adapt
-        reasons = {
-            Hold.NEVER: adapt.when == "never",
-            Hold.DRIFT: adapt.when == "drift" and not self.life.drifted,
-            Hold.SMALL: images < self._smallest,
-            Hold.EVERY: self.life.batches % adapt.every != 0,
-            Hold.LAG: 0.0 < adapt.max_lag_s < lag_s,
-            Hold.BUDGET: adapt.budget == 0.0 or self._clock() < self._learned_at + self._rest(adapt.budget),
-        }
-        return next((reason for reason, applies in reasons.items() if applies), None)
-
-    def _rest(self, budget: float) -> float:
-        """Seconds from the end of the last learning to the next."""
-        return self._learned_for * (1.0 / budget - 1.0)
-
-    @property
-    def _smallest(self) -> int:
-        """Fewest images that anything is learned from."""
-        return max(self._adapt.learn_from, adapters.METHODS[self._adapt.method].needs.smallest_batch)
-
-    def _watched(self) -> bool:
-        """True for the share of batches that the source model sees, evenly spread."""
-        self._sampled += self._sample
-        watched = self._sampled >= 1.0
-        self._sampled -= float(watched)
-        return watched
-
     @torch.no_grad()
     def _ask_source(self, images: Tensor) -> Tensor:
         frozen, classifier = self._deployed.frozen, self._deployed.classifier
@@ -470,49 +440,6 @@ class Learner:
         if count:
             logits = torch.where(broken[:, None], self._ask_source(images), logits)
         return logits, count
-
-
-def newborn(deployed: Deployed, adapt: Adapt) -> adapters.Adapter:
-    """The adapter that the settings ask for.
-
-    Raises:
-        ConfigError: the method cannot work on this model.
-    """
-    try:
-        known = deployed.prior(adapt.method)
-        return adapters.build(adapt.method, deployed.classifier, adapt.chosen(), known, adapt.seed)
-    except ValueError as fault:
-        raise ConfigError("adapt.method", str(fault), "docs/methods.md says what each method needs") from fault
-
-
-def deputy_of(deployed: Deployed, adapt: Adapt) -> "Deputy | None":
-    """Who answers by ONNX Runtime, where the settings ask for that.
-
-    Raises:
-        ConfigError: nobody can for this method or model, or ONNX Runtime is missing.
-    """
-    if adapt.serve == "method":
-        return None
-    try:
-        from tta_daemon.model.deputy import Deputy  # noqa: PLC0415 - an extra brings ONNX Runtime
-    except ImportError as fault:
-        raise ConfigError("adapt.serve", f"{fault.name} is missing", "pip install 'tta-daemon[onnx]'") from fault
-    return Deputy(deployed, newborn(deployed, adapt), adapt.method)
-
-
-def _probe_of(deployed: Deployed) -> Callable[[Tensor], SourceView]:
-    """Looks into the layers only where it is known what they should look like."""
-    if deployed.frozen is not None:
-        return deployed.frozen
-    return Probe(deployed.classifier) if deployed.known is not None else Probe(deployed.classifier, layers=0)
-
-
-def impression_of(view: SourceView) -> Tensor:
-    """A batch as one vector: how its layers see it, where they were looked into; else its features or answers."""
-    for seen in (view.moments, view.features):
-        if seen.numel():
-            return seen.mean(0)
-    return view.logits.softmax(1).mean(0)
 
 
 def _nothing() -> Signals:

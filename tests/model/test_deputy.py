@@ -11,10 +11,11 @@ from world import Memory, config, pictures
 
 import adapters
 from adapters import METHODS
+from tta_daemon.answered import Hold
 from tta_daemon.assemble import prepare
 from tta_daemon.control.preflight import _model
 from tta_daemon.errors import ConfigError
-from tta_daemon.learner import Hold, Learner
+from tta_daemon.learner import Learner
 from tta_daemon.model.deputy import Deputy
 from tta_daemon.model.load import Deployed, load
 
@@ -119,7 +120,7 @@ def test_the_guard_weighs_what_it_says():
     learner = learner_of(mode="guarded")
     weighed = []
     weigh = learner.guard.weigh
-    learner.guard.weigh = lambda source, adapted: weighed.append(adapted) or weigh(source, adapted)
+    learner.guard.weigh = lambda source, adapted, *_: weighed.append(adapted) or weigh(source, adapted)
     answered = learner.answer(images(16))
     assert torch.equal(weighed[0], answered.adapted)
     assert answered.serve is learner.guard.serve

@@ -12,9 +12,10 @@ from samples import make
 from world import Memory, config, pictures
 
 from tta_daemon.assemble import prepare, publisher_of
+from tta_daemon.birth import newborn
 from tta_daemon.control.preflight import _folders, _model
 from tta_daemon.errors import ConfigError, PublishError
-from tta_daemon.learner import Learner, newborn
+from tta_daemon.learner import Learner
 from tta_daemon.model import graph
 from tta_daemon.model.load import load
 from tta_daemon.model.outlets import FolderOutlet

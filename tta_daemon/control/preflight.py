@@ -9,10 +9,10 @@ from pathlib import Path
 from kafka import KafkaAdminClient
 
 import adapters
+from tta_daemon.birth import deputy_of, newborn
 from tta_daemon.control.config import Config, revealed
 from tta_daemon.control.faults import Fault, faults_of
 from tta_daemon.errors import BrokerUnreachable, ConfigError
-from tta_daemon.learner import deputy_of, newborn
 from tta_daemon.model.load import load
 from tta_daemon.model.publish import answerer_of
 from tta_daemon.stream.connection import connection

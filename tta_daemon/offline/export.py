@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tta_daemon import __version__
+from tta_daemon.birth import newborn
 from tta_daemon.control.config import Config
 from tta_daemon.control.snapshot import decode, identity_of
 from tta_daemon.errors import CheckpointError, ConfigError
-from tta_daemon.learner import newborn
 from tta_daemon.model import graph
 from tta_daemon.model.load import Deployed, load
 from tta_daemon.model.outlets import appear

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from adapters import Memory
 from tta_daemon.answered import Answered
+from tta_daemon.birth import impression_of
 from tta_daemon.control.scribe import Scribe
 from tta_daemon.control.sections import Streams as Settings
 from tta_daemon.control.snapshot import Snapshot, decode, encode
 from tta_daemon.control.stream_states import Round, StreamStates
 from tta_daemon.control.web.board import Board
 from tta_daemon.errors import CheckpointError
-from tta_daemon.learner import Learner, impression_of
+from tta_daemon.learner import Learner
 from tta_daemon.life import Life
 from tta_daemon.stream.records import Batch, Partition, Stream
 from tta_daemon.streams.card import Card, worst
