@@ -23,10 +23,10 @@ from tta_daemon.control.stream_states import encoded
 from tta_daemon.learner import Learner
 from tta_daemon.model.load import Deployed
 from tta_daemon.stream.records import Stream
-from tta_daemon.watch.guard import CHECKS, Guard
+from tta_daemon.watch.guard import CHECKS, LASTING, Guard
 
 KIB = 1024
-GUARDS = ((10, 1, 100), (10, 4, 200), (10, 32, 400), (1000, 1, 10), (1000, 32, 60))
+GUARDS = ((10, 1, 40), (10, 32, 80), (1000, 1, 8), (1000, 32, 16))
 """Classes, images of a batch, and guards to be made."""
 
 
@@ -85,7 +85,7 @@ def guard(classes: int, size: int, many: int) -> dict[str, float]:
     made, before = [], development.resident_kib()
     for _ in range(many):
         made.append(one := Guard(settings))
-        for _ in range(settings.window // size + 2):
+        for _ in range(LASTING * settings.window // size + 2):
             one.weigh(logits, logits)
         for _ in range(CHECKS * settings.window // size + 2):
             one.check(logits, logits)
