@@ -11,7 +11,7 @@ help:
 	@echo "make demo       install, then watch the daemon adapt to real images through a real broker (2 minutes)"
 	@echo "make test       install, then run every test"
 	@echo "make check      ruff, mypy --strict, import-linter"
-	@echo "make bench      what every method costs, in turns with naive code; benchmarks/results and docs/speed.svg (an hour)"
+	@echo "make bench      what every method costs, in turns with naive code; benchmarks/results and docs/speed*.svg (an hour or more)"
 	@echo "make reference  write the references and docs/reload.md anew"
 
 demo: $(VENV)/.installed-demo
@@ -31,6 +31,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/cost.py resnet20 --out benchmarks/results/cost-resnet20.json
 	$(BIN)/python benchmarks/cost.py resnet56 --out benchmarks/results/cost-resnet56.json
 	$(BIN)/python benchmarks/cost.py lite0 --out benchmarks/results/cost-lite0.json
+	$(BIN)/python benchmarks/growth.py --out benchmarks/results/growth.json
 	$(BIN)/python benchmarks/throughput.py --out benchmarks/results/throughput.json
 	$(BIN)/python benchmarks/speed_chart.py
 

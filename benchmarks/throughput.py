@@ -198,27 +198,34 @@ def measured(name: str, data: Path, broker: Broker, options: argparse.Namespace)
     found: dict[str, Any] = {"images": len(values), "batch": size}
     for method in options.methods:
         config = configured(model, method, size, broker.bootstrap)
-        deployed, rounds = load(config.model), []
+        deployed, rounds, found[method] = load(config.model), [], {}
         for _ in range(options.rounds):
             fresh = configured(model, method, size, broker.bootstrap)
             rounds.append((in_memory(fresh, deployed, values, kind), on_broker(fresh, deployed, values, kind, broker)))
-        best = {
-            side: {key: min(pair[i][key] for pair in rounds) for key in ("cpu_s", "wall_s")}
-            for i, side in enumerate(("memory", "broker"))
-        }
-        share = {key: best["memory"][key] / best["broker"][key] for key in ("cpu_s", "wall_s")}
-        best["decoding"] = {"cpu_s": min(decoding(config, values, kind) for _ in range(options.rounds))}
-        found[method] = {**best, "broker_share": share}
+        if rounds:
+            found[method] = compared(rounds)
+            found[method]["decoding"] = {"cpu_s": min(decoding(config, values, kind) for _ in range(options.rounds))}
         found[method]["latency_ms"] = latency(config, deployed, values, kind, options.turns)
         print(f"{name}, {method}: {json.dumps(found[method])}", flush=True)
     return found
+
+
+def compared(rounds: Sequence[tuple[dict[str, float], dict[str, float]]]) -> dict[str, Any]:
+    """The least seconds in memory and through the broker, and the one as a share of the other."""
+    best: dict[str, Any] = {
+        side: {key: min(pair[i][key] for pair in rounds) for key in ("cpu_s", "wall_s")}
+        for i, side in enumerate(("memory", "broker"))
+    }
+    best["broker_share"] = {key: best["memory"][key] / best["broker"][key] for key in ("cpu_s", "wall_s")}
+    return best
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="through either log; 0 for latencies alone")
+    parser.add_argument("--networks", nargs="*", default=["ResNet-20", "EfficientNet-Lite0"])
     parser.add_argument("--turns", type=int, default=12, help="batches for each latency")
     parser.add_argument("--methods", nargs="*", default=["source", "tent"])
     parser.add_argument("--mixed-precision", default="no", choices=["no", "bfloat16"])
@@ -227,7 +234,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     logs.configure(Log(level="error"), sys.stderr)
     with tempfile.TemporaryDirectory() as folder, Broker(Path(folder)) as broker:
-        found = {name: measured(name, options.data, broker, options) for name in cases(options.data)}
+        names = [name for name in cases(options.data) if name.partition(",")[0] in options.networks]
+        found = {name: measured(name, options.data, broker, options) for name in names}
     if options.out:
         about = {"threads": options.threads, "mixed_precision": options.mixed_precision, "torch": torch.__version__,
                  "cores": os.cpu_count(), "load": os.getloadavg()}  # fmt: skip
