@@ -99,6 +99,25 @@ def test_a_window_holds_the_newest_images_and_little_more(sizes, window):
     assert min(sum(sizes), window) <= about.images <= window + max(*sizes, window // PARTS)
 
 
+@given(st.lists(st.tuples(st.integers(1, 40), st.sampled_from([16, 100, 5_000])), min_size=1, max_size=80))
+def test_what_a_window_tells_is_what_its_batches_say_whatever_the_window_becomes(given):
+    about, shown, dice = Information(), [], torch.Generator().manual_seed(0)
+    for size, window in given:
+        logits = 4 * torch.randn(size, CLASSES, generator=dice, dtype=torch.float64)
+        about.add(told(logits), window)
+        shown += logits.split(1)
+        p = torch.cat(shown[-about.images :]).softmax(1)
+        assert about.confidence == pytest.approx(float(p.amax(1).mean()))
+        mean = p.mean(0)
+        entropies = float(-(p * p.log()).sum(1).mean()), float(-(mean * mean.log()).sum())
+        if about.images > 1:
+            most = torch.tensor(float(min(CLASSES, about.images))).log()
+            assert about.information == pytest.approx((entropies[1] - entropies[0]) / float(most), abs=1e-6)
+    again = Information()
+    again.load(about.dump())
+    assert (again.information, again.confidence, again.images) == (about.information, about.confidence, about.images)
+
+
 @pytest.mark.parametrize(
     ("source", "adapted", "mixed", "serve"),
     [

@@ -32,6 +32,9 @@ def told(logits: Tensor) -> Told | None:
 PARTS = 8
 """Parts that a window is made of where batches are small: so it is bounded on a stream of single images."""
 
+ROWS = 2 * PARTS + 2
+"""Parts that are kept at most: any two neighbors are together more than a part of a window, or they would be one."""
+
 
 class Information:
     """Mutual information of image and answer over the newest images, as a share of the most that there can be.
@@ -42,18 +45,14 @@ class Information:
 
     def __init__(self) -> None:
         self._batches: deque[Told] = deque()
+        self._rows = torch.empty(ROWS, 0, dtype=torch.float64)  # theirs, in turns: one allocation for all
+        self._row = 0
         self.images = 0
 
     def add(self, batch: Told, window: int) -> None:
         """Count a batch in; the oldest leave once ``window`` images are there without them."""
-        if self._batches and self._batches[0].classes.shape != batch.classes.shape:
-            self.forget()
-        if self._batches and (self._batches[-1].images + batch.images) * PARTS <= window:
-            last = self._batches.pop()
-            self.images -= last.images
-            batch = _joined(last, batch)
-        self._batches.append(batch)
-        self.images += batch.images
+        last = self._batches[-1].images if self._batches else window
+        self._keep(batch, join=(last + batch.images) * PARTS <= window)
         while self.images - self._batches[0].images >= window:
             self.images -= self._batches.popleft().images
 
@@ -74,8 +73,19 @@ class Information:
         for classes, (uncertainty, confidence, images) in zip(
             saved["classes"], saved["numbers"].reshape(-1, 3).tolist(), strict=True
         ):
-            self._batches.append(Told(classes.clone(), uncertainty, confidence, int(images)))
-            self.images += int(images)
+            self._keep(Told(classes, uncertainty, confidence, int(images)), join=False)
+
+    def _keep(self, batch: Told, *, join: bool) -> None:
+        """Remember a batch by itself, or with the one before it."""
+        if self._rows.shape[1:] != batch.classes.shape:
+            self.forget()
+            self._rows = torch.empty(ROWS, *batch.classes.shape, dtype=torch.float64)
+        if self._batches and (join or len(self._batches) == ROWS):
+            self._batches.append(_joined(self._batches.pop(), batch))
+        else:
+            self._row = (self._row + 1) % ROWS
+            self._batches.append(batch._replace(classes=self._rows[self._row].copy_(batch.classes)))
+        self.images += batch.images
 
     @property
     def information(self) -> float:
@@ -94,9 +104,6 @@ class Information:
 
 
 def _joined(one: Told, other: Told) -> Told:
-    return Told(
-        one.classes + other.classes,
-        one.entropy + other.entropy,
-        one.confidence + other.confidence,
-        one.images + other.images,
-    )
+    """The sums of both, in the memory of the first."""
+    classes = one.classes.add_(other.classes)
+    return Told(classes, one.entropy + other.entropy, one.confidence + other.confidence, one.images + other.images)
