@@ -26,7 +26,7 @@ from tta_daemon.stream.records import Stream
 from tta_daemon.watch.guard import CHECKS, LASTING, Guard
 
 KIB = 1024
-GUARDS = ((10, 1, 40), (10, 32, 80), (1000, 1, 8), (1000, 32, 16))
+GUARDS = ((10, 1, 200), (10, 32, 200), (1000, 1, 50), (1000, 32, 50))
 """Classes, images of a batch, and guards to be made."""
 
 
