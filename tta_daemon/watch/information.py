@@ -45,7 +45,7 @@ class Information:
 
     def __init__(self) -> None:
         self._batches: deque[Told] = deque()
-        self._rows = torch.empty(ROWS, 0, dtype=torch.float64)  # theirs, in turns: one allocation for all
+        self._rows = torch.zeros(ROWS, 0, dtype=torch.float64)  # theirs, in turns: one allocation for all
         self._row = 0
         self.images = 0
 
@@ -79,7 +79,7 @@ class Information:
         """Remember a batch by itself, or with the one before it."""
         if self._rows.shape[1:] != batch.classes.shape:
             self.forget()
-            self._rows = torch.empty(ROWS, *batch.classes.shape, dtype=torch.float64)
+            self._rows = torch.zeros(ROWS, *batch.classes.shape, dtype=torch.float64)
         if self._batches and (join or len(self._batches) == ROWS):
             self._batches.append(_joined(self._batches.pop(), batch))
         else:
