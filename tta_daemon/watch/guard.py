@@ -83,14 +83,14 @@ class Voice:
         self.recent.add(words, window)
         self.lasting.add(words, window * LASTING)
 
-    def gain(self, source: "Voice") -> float:
-        """How much more it tells than the source, as a share of all there is to tell."""
-        return self.recent.information - source.recent.information
+    def gain(self, other: "Voice") -> float:
+        """How much more it tells than another, as a share of all there is to tell."""
+        return self.recent.information - other.recent.information
 
-    def doubt(self, source: "Voice") -> float:
-        """How much less sure it is than the source, or was for long."""
-        lasting = source.lasting.confidence - self.lasting.confidence
-        return max(source.recent.confidence - self.recent.confidence, FADED * lasting)
+    def doubt(self, other: "Voice") -> float:
+        """How much less sure it is than another, or was for long."""
+        lasting = other.lasting.confidence - self.lasting.confidence
+        return max(other.recent.confidence - self.recent.confidence, FADED * lasting)
 
 
 class Guard:
