@@ -3,6 +3,7 @@
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from adapters.classifier import Classifier
 from adapters.parts.answering import Answerer
 from adapters.parts.dice import Dice
 from adapters.parts.network import Network
-from adapters.parts.norms import StreamNorm, normalizing, pseudo_counted
+from adapters.parts.norms import StreamNorm, mix, normalizing, pseudo_counted
 
 Memory = Mapping[str, Tensor]
 """Everything of an adapter that moves and nothing that does not, by name: ready for one safetensors file."""
@@ -84,6 +85,7 @@ class Adapter(nn.Module):
         self.prior = prior
         self.dice = Dice(seed, classifier.mean.device)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.mixed = 0.0
         self._still = {id(t): t for t in (*classifier.parameters(), *classifier.buffers())}
         self._birth: Memory = {}
 
@@ -102,12 +104,25 @@ class Adapter(nn.Module):
         normalizes = any(isinstance(module, StreamNorm) for module in self.modules())
         return normalizes and (answerer is None or answerer.by_batch)
 
+    def mix(self, source_images: float) -> None:
+        """From here on norms that go by the batch count the source's statistics as so many images for each image of it.
+
+        Both for answers and in what is learned from. 0, as at birth: what was published. Where norms do not go
+        `by_batch` there is nothing to mix. Schneider et al. 2020, eq. 3.
+        """
+        if source_images != self.mixed and (self.by_batch or not source_images):
+            self.mixed = source_images
+            for network in self._networks():
+                mix(network, source_images)
+
     def predict_mixed(self, images: Tensor, source_images: float) -> Tensor:
         """As `predict`, by the batch's statistics beside the source's, which count as so many images.
 
         Where norms do not go `by_batch`, that is what `predict` gives. Schneider et al. 2020, eq. 3.
         """
-        with normalizing(self, pseudo_counted(source_images)):
+        with ExitStack() as stack:
+            for network in self._networks():
+                stack.enter_context(normalizing(network, pseudo_counted(source_images)))
             return self.predict(images)
 
     def answerer(self) -> Answerer | None:
@@ -157,7 +172,7 @@ class Adapter(nn.Module):
         Args:
             kept: the share of the learning tensors, on the side of the images, that stay as learned (ASR, 2026).
         """
-        vectors = [m.vector for m in self.modules() if isinstance(m, Network) and m.vector is not None]
+        vectors = [network.vector for network in self._networks() if network.vector is not None]
         learned = [[p.detach().clone() for p in v.parameters[: int(kept * len(v.parameters))]] for v in vectors]
         self.load(self._birth)
         with torch.no_grad():
@@ -208,6 +223,10 @@ class Adapter(nn.Module):
             for name, part in parts.items():
                 part.set_extra_state(before[name])
             raise ValueError(f"memory does not fit: {fault}") from fault
+
+    def _networks(self) -> Iterator[Network]:
+        """Forks of the source: what a method grows beside them has no source's statistics."""
+        return (module for module in self.modules() if isinstance(module, Network))
 
     def _moving(self) -> Iterator[tuple[str, Tensor]]:
         for name, value in self.state_dict(keep_vars=True).items():

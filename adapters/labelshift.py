@@ -29,6 +29,9 @@ class LabelshiftOptions:
     window: Positive = knob(1000.0, "Images that the shares of classes are estimated from: older ones fade out.")
     smoothing: Annotated[float, Ge(1e-3)] = knob(5.0, "Images of each class, on average, that the source counts as.")
     correction: NonNegative = knob(1.0, "How far answers lean toward the estimated shares. 0 is not.")
+    least: NonNegative = knob(
+        0.3, "Shift in nats up to which answers do not lean, for drift skews them too; full from twice."
+    )
     passes: Count = knob(10, "Rounds of expectation and maximization over a batch.")
     temperature: Positive = knob(1.0, "Divides logits first. The paper wants calibrated answers; see `temperature`.")
 
@@ -65,8 +68,7 @@ class Labelshift(Blind):
         logits = self.ask(images)
         yield self.read(logits)
         self.count(logits)
-        shift = (self.shares() * self._times(self.counts).log()).sum()
-        return {"entropy": entropy(logits).mean(), "label_shift": shift}
+        return {"entropy": entropy(logits).mean(), "label_shift": self.shift(self.counts)}
 
     def answerer(self) -> HeadAnswerer | None:
         """The network, the correction in its head's bias."""
@@ -80,6 +82,11 @@ class Labelshift(Blind):
     def shares(self) -> Tensor:
         """The shares of classes known so far, C; the source's where no image was counted."""
         return self.source * self._times(self.counts)
+
+    def shift(self, counts: Tensor) -> Tensor:
+        """How far the shares of classes are from the source's where so many images of each were counted, in nats."""
+        times = self._times(counts)
+        return (self.source * times * times.log()).sum()
 
     @torch.no_grad()
     def count(self, logits: Tensor) -> None:
@@ -100,8 +107,11 @@ class Labelshift(Blind):
         return (counts / self.source + believed) / (counts.sum() + believed)
 
     def _lean(self, counts: Tensor) -> Tensor:
-        """What is added to each class's logits, C."""
-        return self.options.correction * self._times(counts).log()
+        """What is added to each class's logits, C: nothing for a shift that a drift's skew may well pass for."""
+        o = self.options
+        least = o.least * math.log(max(2, len(counts)))
+        trusted = (self.shift(counts) / least - 1.0).clamp(0.0, 1.0) if least else 1.0
+        return o.correction * trusted * self._times(counts).log()
 
 
 @torch.no_grad()

@@ -161,12 +161,11 @@ def naive(method: str, place: Ground) -> Contestant:
 
 
 def learners(place: Ground, method: str) -> dict[str, Contestant]:
-    """The daemon's learner without a guard, with its guard as it comes, and with nothing to learn for want of drift."""
+    """The daemon's learner without a guard, and with nothing to learn for want of drift."""
     off, always, drift = Guard(mode="off"), Adapt(method=method), Adapt(method=method, when="drift")
     said = f"{method}, in the daemon"
     return {
         said: learner(place, always, off, 0.0),
-        f"{said}, guarded": learner(place, always, Guard(), 1.0),
         f"{said}, no drift": learner(place, drift, off, 0.0),
         f"{said}, no drift, ONNX Runtime": learner(place, drift.model_copy(update={"serve": "runtime"}), off, 0.0),
     }

@@ -24,6 +24,7 @@ class Hold(StrEnum):
     BUDGET = "budget"
     FAILED = "failed"
     GUARD = "guard"
+    RUNS = "label_runs"
 
 
 @dataclass(frozen=True, slots=True)

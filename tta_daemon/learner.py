@@ -26,7 +26,7 @@ from tta_daemon.life import Life
 from tta_daemon.model.load import Deployed
 from tta_daemon.pace import Pace
 from tta_daemon.stream.records import Partition, Stream
-from tta_daemon.watch.guard import Guard, Serve, blended
+from tta_daemon.watch.guard import Guard, Lives, Serve, blended
 from tta_daemon.watch.information import Information, told
 from tta_daemon.watch.view import HeadTap, SourceView
 from tta_daemon.watch.watching import watch_of
@@ -238,6 +238,9 @@ class Learner:
         hold = Hold.LEARNED if learned else self._pace.hold(self.life, len(images), lag_s)
         self.life.batches += not learned
         watched = self._pace.watched()
+        self._live_by(self.guard)
+        if self.guard.balances and hold in {None, Hold.LEARNED}:
+            hold = Hold.RUNS
         try:
             with self._tap.on(self.adapter) if watched and self._deployed.known else nullcontext():
                 adapted, learn = self._ask(images, hold)
@@ -245,17 +248,23 @@ class Learner:
             adapted, learn, hold = self._ask_source(images), _nothing, Hold.FAILED
             self._fail(fault)
         asked = self._clock()
-        view = self._probe(images) if watched else None
-        answered = self._clock()
         adapted, repaired = self._repair(adapted, images)
-        mixed = self._mixed(images, hold, watched=watched)
-        heard = self._single_view(adapted, images, hold)
-        serve, worth_learning = self._weigh(heard, None if learned else view, mixed)  # no batch is weighed twice
+        looks = learned or not self._guarded or self.guard.looks(images, adapted)
+        began_look = self._clock()
+        view = self._probe(images) if watched and looks else None
+        answered = self._clock()
+        said = {self.guard.lives: adapted}
+        if view is not None and not learned:  # no batch is weighed twice
+            said = {self.guard.lives: self._single_view(adapted, images, hold)} | self._otherwise(images, hold)
+        lived = self.guard.lives
+        serve, worth_learning = self._weigh(said, view, learned=learned)
+        if not learned:
+            self._remember(images, adapted)
         if hold is None and not worth_learning:
             learn, hold = _nothing, Hold.GUARD
         return Answered(
             step=step,
-            logits=self._served(serve, adapted, view, images, mixed),
+            logits=self._served(serve, adapted if self.guard.lives is lived else said[self.guard.lives], view, images),
             adapted=adapted,
             serve=serve,
             view=view,
@@ -263,7 +272,7 @@ class Learner:
             hold=hold,
             repaired=repaired,
             seconds=asked - began,
-            source_seconds=answered - asked,
+            source_seconds=answered - began_look,
             head=self._tap.behind(adapted) if watched and self._deployed.known else None,
         )
 
@@ -284,12 +293,15 @@ class Learner:
         hold = Hold.NEVER if self._adapt.when == "never" else Hold.SMALL
         source_images = PSEUDO_IMAGES if hold is Hold.SMALL else 0
         memories = [part.memory for part in parts]
+        self.adapter.mix(self._mixture)
         logits = predict_together(self.adapter, images, sizes, memories, source_images) / self.adapter.temperature
         asked = self._clock()
-        view = self._probe(images) if self._pace.watched() else None
+        split = torch.split(images, sizes), torch.split(logits, sizes)
+        looks = [part.life.guard.looks(*seen) for part, *seen in zip(parts, *split, strict=True)]
+        view = self._probe(images) if self._pace.watched() and (any(looks) or not self._guarded) else None
         seconds = (asked - began) / len(parts), (self._clock() - asked) / len(parts)
         views = [None] * len(parts) if view is None else view.split(sizes)
-        rows = zip(parts, torch.split(images, sizes), torch.split(logits, sizes), views, strict=True)
+        rows = zip(parts, *split, views, strict=True)
         shared = replace(NOBODYS, hold=hold, seconds=seconds[0], source_seconds=seconds[1], together=len(parts))
         return [self._one_of(*row, shared) for row in rows]
 
@@ -300,36 +312,75 @@ class Learner:
         self.life = part.life
         self.life.batches += 1
         adapted, repaired = self._repair(logits, images)
-        serve, _ = self._weigh(adapted, view)
+        serve, _ = self._weigh({self.guard.lives: adapted}, view)
         logits = self._served(serve, adapted, view, images)
         step = 0 if part.memory is None else int(part.memory["steps"])
         return replace(shared, logits=logits, adapted=adapted, serve=serve, view=view, repaired=repaired, step=step)
 
-    def _weigh(self, adapted: Tensor, view: SourceView | None, mixed: Tensor | None = None) -> tuple[Serve, bool]:
+    def _weigh(
+        self, said: Mapping[Lives, Tensor], view: SourceView | None, *, learned: bool = False
+    ) -> tuple[Serve, bool]:
         """Whose answers leave, and whether the guard finds the batch worth learning from."""
-        mode = self.guard.settings.mode
+        guard = self.guard
         if not self._guarded:
             return Serve.ADAPTED, True
         if not self.adapter.judged:
-            best = self.guard.trust()
+            best = guard.trust()
+        elif learned:
+            best = guard.serve
         else:
-            best = self.guard.serve if view is None else self.guard.weigh(view.logits, adapted, mixed)
-        if best is Serve.MIXED and mixed is None:
-            best = Serve.ADAPTED
-        return Serve.SOURCE if mode == "observe" else best, self.guard.teachable
+            best = guard.carry_on() if view is None else guard.weigh(view.logits, said)
+        return Serve.SOURCE if guard.settings.mode == "observe" else best, guard.teachable
 
     @property
     def _guarded(self) -> bool:
         return self.guard.settings.mode != "off" and self._adapt.method != "source"
 
-    def _mixed(self, images: Tensor, hold: Hold | None, *, watched: bool) -> Tensor | None:
-        """What the adapter says by statistics mixed with the source's, where that is to be compared or to leave."""
-        guard, adapter = self.guard, self.adapter
-        wanted = self._guarded and guard.settings.mixed > 0 and (watched or guard.serve is Serve.MIXED)
-        able = adapter.by_batch and adapter.judged and not adapter.averages_views and self._deputy is None
-        if not (wanted and able) or hold in {Hold.SMALL, Hold.DRIFT}:
-            return None  # small batches are answered so already, and where nothing drifted there is nothing to undo
-        return self._else_none(lambda: self._predict_mixed(images, guard.settings.mixed * len(images)), images)
+    @property
+    def _mixture(self) -> float:
+        """How many images of the source may count beside each of a batch: none where norms do not go by the batch."""
+        able = self.adapter.by_batch and self.adapter.judged and self._deputy is None
+        return self.guard.settings.mixed if self._guarded and able else 0.0
+
+    def _live_by(self, guard: Guard) -> None:
+        """Let norms go by the batch, or mix the source in: whichever a stream's guard found to tell more."""
+        mixture = self._mixture
+        guard.mixes = guard.mixes and mixture > 0
+        guard.balances = guard.balances and mixture > 0 and len(guard.memory) > 0
+        self.adapter.mix(mixture if guard.mixes else 0.0)
+
+    def _otherwise(self, images: Tensor, hold: Hold | None) -> dict[Lives, Tensor]:
+        """What the adapter would say by other statistics: what can be asked, and is worth asking."""
+        guard, mixture = self.guard, self._mixture
+        if not mixture or hold in {Hold.SMALL, Hold.DRIFT}:
+            return {}  # small batches are mixed anyway, and where nothing drifted there is nothing to undo
+        asked = {Lives.MIXED: mixture, Lives.BATCH: 0.0}
+        said = {by: self._said_by(share, images) for by, share in asked.items() if by is not guard.lives}
+        if guard.doubtful and len(guard.memory) and not guard.balances:
+            said[Lives.BALANCED] = self._else_none(lambda: self._beside_memory(images), images)
+        return {by: logits for by, logits in said.items() if logits is not None}
+
+    def _said_by(self, share: float, images: Tensor) -> Tensor | None:
+        lived = self.adapter.mixed
+        self.adapter.mix(share)
+        try:
+            return self._else_none(lambda: self._predict(images), images)
+        finally:
+            self.adapter.mix(lived)
+
+    def _beside_memory(self, images: Tensor) -> Tensor:
+        """As `_predict`, normalized together with as many images of every class."""
+        others = self.guard.memory.draw(len(images)).to(images)
+        return self._predict(torch.cat((images, others)))[: len(images)]
+
+    def _remember(self, images: Tensor, logits: Tensor) -> None:
+        """Keep images of every class while labels may come in runs, and only then."""
+        memory = self.guard.memory
+        if not (self.guard.doubtful and self._mixture):
+            memory.forget()
+        elif len(images) >= PSEUDO_IMAGES:
+            finite = images.flatten(1).isfinite().all(1)
+            memory.add(images[finite], logits[finite].argmax(1))
 
     def _single_view(self, adapted: Tensor, images: Tensor, hold: Hold | None) -> Tensor:
         """What the guard goes by: the answers, or what they would be were they no means over views."""
@@ -344,13 +395,9 @@ class Learner:
         except (RuntimeError, ValueError):
             return None
 
-    def _served(
-        self, serve: Serve, adapted: Tensor, view: SourceView | None, images: Tensor, mixed: Tensor | None = None
-    ) -> Tensor:
+    def _served(self, serve: Serve, adapted: Tensor, view: SourceView | None, images: Tensor) -> Tensor:
         """The logits that leave."""
-        if serve is Serve.MIXED and mixed is not None:
-            return mixed
-        if serve is Serve.ADAPTED:
+        if serve in {Serve.MIXED, Serve.ADAPTED}:
             return adapted
         source = self._ask_source(images) if view is None else view.logits
         return source if serve is Serve.SOURCE else blended(source, adapted)
@@ -358,6 +405,8 @@ class Learner:
     def _ask(self, images: Tensor, hold: Hold | None) -> tuple[Tensor, Callable[[], Signals | None]]:
         if hold is Hold.SMALL:
             return self._predict_mixed(images, PSEUDO_IMAGES), _nothing
+        if hold is Hold.RUNS:
+            return self._beside_memory(images), _nothing
         if self._deputy is not None:
             return self._ask_deputy(self._deputy, images, hold)
         if hold is not None:
@@ -404,8 +453,19 @@ class Learner:
             return
         if guard.reset_due(self.step):
             self.forget()
-        elif self.adapter.judged and guard.check_due() and guard.check(*self._grown_and_newborn(images)):
+        elif (
+            self.adapter.judged
+            and self._remembers
+            and guard.check_due()
+            and guard.check(*self._grown_and_newborn(images))
+        ):
             self.forget(guard.kept)
+
+    @property
+    def _remembers(self) -> bool:
+        """Whether the adapter can differ from a newborn one: not where it goes by each batch alone."""
+        answerer = self.adapter.answerer()
+        return answerer is None or bool(answerer.tensors())
 
     def _grown_and_newborn(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the adapter says of the images, and what it said when it was born."""

@@ -18,11 +18,20 @@ Statistics = tuple[Tensor, Tensor]
 ROW = 256
 """Numbers in a row that statistics are taken of."""
 
+FEWEST = 16
+"""Images that the source counts as at least, where it counts at all: beside a few, a batch's own say little."""
+
+
+def beside(mixed: float, images: int) -> float:
+    """How many images the source counts as beside a batch of so many, where ``mixed`` are wanted for each."""
+    return max(mixed * images, FEWEST) if mixed else 0.0
+
 
 class StreamNorm(nn.Module):
     """A ``BatchNorm`` layer whose statistics are chosen at each call by its ``rule``.
 
-    ``mean`` and ``var`` are the source's until a rule proposes others and `keep` accepts them.
+    ``mean`` and ``var`` are the source's until a rule proposes others and `keep` accepts them. Where it goes by the
+    batch, ``mixed`` is how many images the source counts as beside each image of it; 0, as published: none.
     """
 
     mean: Tensor
@@ -40,6 +49,7 @@ class StreamNorm(nn.Module):
         self.source: Statistics = (norm.running_mean, norm.running_var)
         self.rule: Rule = from_batch
         self.proposed: Statistics | None = None
+        self.mixed = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x`` (N x C, N x C x L or N x C x H x W) by the rule in force."""
@@ -100,9 +110,15 @@ def from_source(norm: StreamNorm, x: Tensor) -> Tensor:
 
 
 def from_batch(norm: StreamNorm, x: Tensor) -> Tensor:
-    """By this batch: its mean and biased variance. A single value per channel falls back to the source."""
+    """By this batch: its mean and biased variance, and what of the source's the norm mixes in.
+
+    A single value per channel falls back to the source.
+    """
     if alone(x):
         return from_source(norm, x)
+    if norm.mixed:
+        weight = x.size(0) / (beside(norm.mixed, x.size(0)) + x.size(0))
+        return cast("Tensor", _Between.apply(x, norm.weight, norm.bias, (norm.source, weight, norm.eps))[0])  # type: ignore[no-untyped-call]
     return cast("Tensor", _ByBatch.apply(x, norm.weight, norm.bias, norm.eps))  # type: ignore[no-untyped-call]
 
 
@@ -128,9 +144,10 @@ def by_group(of: Tensor, affine: Affine, source_images: float = 0.0) -> Rule:
         source_images: what the source counts as beside each group's own images, as in `pseudo_counted`.
     """
     count = torch.bincount(of)
-    weight = (count / (source_images + count))[:, None]
 
     def rule(norm: StreamNorm, given: Tensor) -> Tensor:
+        source = (norm.mixed * count).clamp(min=max(source_images, FEWEST)) if norm.mixed else source_images
+        weight = (count / (source + count))[:, None]
         x = given.to(_wide(given))
         spots = x.flatten(2) if x.dim() > 2 else x[:, :, None]  # noqa: PLR2004 - N x C
         share = (1.0 / count).to(x)[:, None]
@@ -177,7 +194,7 @@ def pseudo_counted(source_images: float) -> Rule:
     def rule(norm: StreamNorm, x: Tensor) -> Tensor:
         if alone(x) and source_images == 0:
             return from_source(norm, x)
-        weight = x.size(0) / (source_images + x.size(0))
+        weight = x.size(0) / (max(source_images, beside(norm.mixed, x.size(0))) + x.size(0))
         return norm.normalize(x, *_between(norm.source, moments(x), weight))
 
     return rule
@@ -207,7 +224,8 @@ def robust(alpha: float) -> Rule:
     """RoTTA's norm: running statistics with this batch mixed in, the gradient flowing through the batch's share."""
 
     def rule(norm: StreamNorm, x: Tensor) -> Tensor:
-        y, mean, var = _Robust.apply(x, norm.weight, norm.bias, (norm, alpha))  # type: ignore[no-untyped-call]
+        given = (norm.mean, norm.var), alpha, norm.eps
+        y, mean, var = _Between.apply(x, norm.weight, norm.bias, given)  # type: ignore[no-untyped-call]
         norm.proposed = (mean, var)
         return cast("Tensor", y)
 
@@ -235,8 +253,8 @@ class _ByBatch(torch.autograd.Function):
         return along, *((to_weight, to_bias) if weight is not None else (None, None)), None
 
 
-class _Robust(torch.autograd.Function):
-    """Normalize by a mixture of kept and own statistics; backward in three native passes over the batch."""
+class _Between(torch.autograd.Function):
+    """Normalize by a mixture of given and own statistics; backward in three native passes over the batch."""
 
     @staticmethod
     def forward(
@@ -244,15 +262,15 @@ class _Robust(torch.autograd.Function):
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        mixed: tuple[StreamNorm, float],
+        mixed: tuple[Statistics, float, float],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The normalized batch, and by which mean and variance; ``mixed``: into whose statistics by which share."""
-        (norm, share), own = mixed, moments(x)
-        mean, var = _between((norm.mean, norm.var), own, share)
+        """The normalized batch, and by which mean and variance; ``mixed``: into which, by which share; and eps."""
+        (given, share, eps), own = mixed, moments(x)
+        mean, var = _between(given, own, share)
         ctx.save_for_backward(x, weight, own[0], mean, var)
-        ctx.share, ctx.eps = share, norm.eps
+        ctx.share, ctx.eps = share, eps
         ctx.mark_non_differentiable(mean, var)
-        return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, norm.eps), mean, var
+        return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), mean, var
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - as above
@@ -300,6 +318,13 @@ def normalizing(network: nn.Module, rule: Rule) -> Iterator[None]:
     finally:
         for norm, old in zip(norms, before, strict=True):
             norm.rule = old
+
+
+def mix(network: nn.Module, source_images: float) -> None:
+    """From here on the norms of ``network`` mix in so many images of the source for each image of a batch."""
+    for module in network.modules():
+        if isinstance(module, StreamNorm):
+            module.mixed = source_images
 
 
 Proposals = list[tuple[StreamNorm, Tensor, Tensor]]

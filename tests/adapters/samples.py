@@ -85,7 +85,9 @@ _PRIORS: dict[tuple[str, type, torch.dtype], Any] = {}
 
 SAMPLES: Mapping[str, Sample] = {
     "source": Sample(idle=("default",)),
-    "labelshift": Sample(prior=shares, effects={"passes": Effect(1)}),
+    "labelshift": Sample(
+        prior=shares, effects={"passes": Effect(1), "correction": Effect(0.5, {"least": 0.0}), "least": Effect(0.0)}
+    ),
     "temperature": Sample(options={"alike": True}),
     "norm": Sample(
         variants={

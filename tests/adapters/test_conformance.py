@@ -1,6 +1,7 @@
 """What every method keeps, whatever its paper says; over every row of `METHODS`, on a CNN and on a transformer."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import FrozenInstanceError, fields
 from functools import cache
 from pathlib import Path
@@ -110,13 +111,36 @@ def test_statistics_mixed_with_none_of_the_source_are_the_batchs_and_with_much_o
     mixtures = [adapter.predict_mixed(batch, share) for share in (0.0, 12.0, 1e12)]
     assert not difference(before, adapter.dump())
     if adapter.by_batch:
-        asked = adapter if not isinstance(adapter, NormOnly) else adapter.network  # its predict has rules of its own
-        with normalizing(asked, from_source), torch.no_grad():
-            by_source = adapter.predict(batch) if asked is adapter else asked(batch)
+        ask = adapter.network if isinstance(adapter, NormOnly) else adapter.predict  # its predict has rules of its own
+        with ExitStack() as forks, torch.no_grad():
+            for network in (module for module in adapter.modules() if isinstance(module, Network)):
+                forks.enter_context(normalizing(network, from_source))
+            by_source = ask(batch)
         assert torch.allclose(mixtures[2], by_source, atol=1e-4)
         assert not torch.allclose(mixtures[0], mixtures[1], atol=1e-4)
     else:
         assert all(torch.equal(mixture, adapter.predict(batch)) for mixture in mixtures)
+
+
+@every_row
+def test_whoever_lives_by_mixed_statistics_answers_and_learns_by_them_and_can_go_back(
+    row: tuple[str, str, str],
+) -> None:
+    adapter, published = born(row), born(row)
+    batch = images(12, seed=50)
+    adapter.mix(2.0)
+    mixed, alone = adapter.predict(batch), published.predict(batch)
+    if adapter.by_batch:
+        torch.testing.assert_close(mixed, adapter.predict_mixed(batch, 24.0), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(mixed, alone, atol=1e-4)
+    else:
+        assert torch.equal(mixed, alone)
+    learn(adapter, range(3))
+    adapter.rewind()
+    adapter.mix(0.0)
+    for ours, theirs in zip(learn(adapter, range(3)), learn(published, range(3)), strict=True):
+        assert torch.equal(ours, theirs)
+    assert not difference(adapter.dump(), published.dump())
 
 
 @every_row

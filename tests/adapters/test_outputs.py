@@ -75,7 +75,7 @@ def test_shares_of_one_batch_are_those_of_the_paper(logits: Tensor, smoothing: f
     source = np.random.default_rng(seed).dirichlet(np.full(classes, 3.0)) + 0.01
     source /= source.sum()
     prior = LabelshiftPrior(torch.from_numpy(source))
-    ours = adapter("labelshift", classes, prior=prior, smoothing=smoothing, passes=passes)
+    ours = adapter("labelshift", classes, prior=prior, smoothing=smoothing, passes=passes, least=0.0)
     outcome = adapters.step(ours, written(logits))
     theirs = shares_by_saerens(softmax(logits.float().double().numpy()), source, smoothing, passes)
     shares = ours.shares().numpy()
@@ -105,7 +105,7 @@ def errors(ours: adapters.Adapter, logits: Tensor, labels: Tensor) -> float:
 @pytest.mark.parametrize("shares", [[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.5, 0.5, 0.0]])
 def test_a_shift_of_shares_is_found_and_answers_gain_what_there_is_to_gain(shares: list[float]) -> None:
     logits, labels = world(shares, 4000, 1)
-    ours = adapter("labelshift", 3)
+    ours = adapter("labelshift", 3, least=0.0)
     wrong, plain = errors(ours, logits, labels), float((logits.argmax(1) != labels).double().mean())
     known = float(((logits + torch.tensor(shares).clamp(min=1e-9).log()).argmax(1) != labels).double().mean())
     assert ours.shares().numpy() == pytest.approx(shares, abs=0.04)
@@ -133,6 +133,21 @@ def test_a_source_of_other_shares_than_equal_ones_is_no_shift_where_they_were_pr
     assert signals[1] > 0.3
 
 
+def test_what_may_be_the_skew_of_a_drift_is_not_corrected() -> None:
+    even, logits = adapter("labelshift", 3), world([0.33, 0.34, 0.33], 1000, 3)[0]
+    errors(even, logits, torch.zeros(1000))
+    assert torch.equal(even.predict(written(logits)), logits.float())
+    answers = []
+    for least in (0.0, 0.2, 0.5):
+        ours = adapter("labelshift", 3, least=least)
+        ours.counts.copy_(torch.tensor([900.0, 50.0, 50.0]))
+        answers.append(ours.predict(written(torch.zeros(1, 3)))[0])
+    shift = float(ours.shift(ours.counts)) / math.log(3)
+    assert 0.5 < shift < 1.0  # in shares of ln C
+    torch.testing.assert_close(answers[0], answers[1])
+    torch.testing.assert_close(answers[2], answers[0] * (shift / 0.5 - 1), rtol=1e-4, atol=1e-6)
+
+
 def test_the_past_fades() -> None:
     ours = adapter("labelshift", 3, window=200.0)
     for seed, shares in enumerate([[0.9, 0.05, 0.05], [0.05, 0.05, 0.9]]):
@@ -144,7 +159,7 @@ def test_the_past_fades() -> None:
 
 
 def test_one_image_among_ten_thousand_classes_moves_little() -> None:
-    ours, logits = adapter("labelshift", 10_000), torch.zeros(1, 10_000)
+    ours, logits = adapter("labelshift", 10_000, least=0.0), torch.zeros(1, 10_000)
     logits[0, 17] = 30.0
     adapters.step(ours, written(logits))
     lean = ours.predict(written(torch.zeros(1, 10_000)))[0]
@@ -230,7 +245,8 @@ def test_all_that_is_remembered_is_a_few_numbers(name: str) -> None:
 @pytest.mark.parametrize(("name", "state"), [("labelshift", "counts"), ("temperature", "costs")])
 def test_what_was_learned_can_be_read_from_the_head(name: str, state: str) -> None:
     classifier = tiny_cnn()
-    ours = adapters.build(name, classifier)
+    options = {"least": 0.0} if name == "labelshift" else {}
+    ours = adapters.build(name, classifier, adapters.METHODS[name].options(**options))
     getattr(ours, state).copy_(torch.linspace(1, 90, len(getattr(ours, state))))
     tensors = ours.answerer().tensors()
     assert set(tensors) == {"linear.weight", "linear.bias"} == set(ours.answerer().moving())

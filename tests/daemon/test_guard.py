@@ -15,7 +15,9 @@ from tta_daemon.control.sections import Guard as Settings
 from tta_daemon.learner import Learner
 from tta_daemon.model.load import load
 from tta_daemon.watch.accuracy import Scored
-from tta_daemon.watch.guard import CALM, Decision, Guard, Serve, blended
+from tta_daemon.watch.balanced import MOST, Balanced
+from tta_daemon.watch.glance import Glance
+from tta_daemon.watch.guard import CALM, Decision, Guard, Lives, Serve, blended
 from tta_daemon.watch.information import PARTS, Information, told
 from tta_daemon.watch.wager import Wager
 
@@ -26,6 +28,17 @@ def said(sure, classes=range(CLASSES), count=200):
     """Logits of answers that go through ``classes`` in turn, each as ``sure`` as that."""
     which = torch.tensor([list(classes)[i % len(list(classes))] for i in range(count)])
     return functional.one_hot(which, CLASSES).double() * sure
+
+
+def weigh(guard, source, own, other=None):
+    """Whose answers leave, where the adapted model says ``own`` by what it lives by, and ``other`` by the other one."""
+    others = {Lives.BATCH: Lives.MIXED, Lives.MIXED: Lives.BATCH}
+    return guard.weigh(source, {guard.lives: own} | ({} if other is None else {others[guard.lives]: other}))
+
+
+def by_batch_alone(**settings):
+    """A guard that has no mixture to choose."""
+    return Guard(Settings(mixed=0, **settings))
 
 
 SHARP, DULL, COLLAPSED = said(8.0), said(2.0), said(12.0, classes=[3])
@@ -43,15 +56,15 @@ SHARP, DULL, COLLAPSED = said(8.0), said(2.0), said(12.0, classes=[3])
     ],
 )
 def test_whoever_tells_more_answers(source, adapted, serve):
-    assert Guard(Settings()).weigh(source, adapted) is serve
+    assert weigh(by_batch_alone(), source, adapted) is serve
 
 
 def test_what_is_not_finite_is_never_served():
-    guard = Guard(Settings())
+    guard = by_batch_alone()
     broken = SHARP.clone()
     broken[0, 0] = torch.nan
-    assert guard.weigh(DULL, broken) is Serve.SOURCE
-    assert guard.weigh(DULL, SHARP) is Serve.ADAPTED  # and is forgotten at once
+    assert weigh(guard, DULL, broken) is Serve.SOURCE
+    assert weigh(guard, DULL, SHARP) is Serve.ADAPTED  # and is forgotten at once
 
 
 @pytest.mark.parametrize(
@@ -60,14 +73,14 @@ def test_what_is_not_finite_is_never_served():
 )
 def test_what_is_far_worse_than_the_source_is_not_learned_from(source, adapted, teachable):
     guard = Guard(Settings())
-    guard.weigh(source, adapted)
+    weigh(guard, source, adapted)
     assert guard.teachable is teachable
 
 
 def test_a_change_of_mind_is_told_once_with_its_evidence():
-    guard = Guard(Settings())
+    guard = by_batch_alone()
     for _ in range(3):
-        guard.weigh(DULL, SHARP)
+        weigh(guard, DULL, SHARP)
     (verdict,) = guard.verdicts()
     assert verdict.decision is Decision.SERVE_ADAPTED
     assert verdict.evidence["adapted_information"] > verdict.evidence["source_information"]
@@ -75,9 +88,9 @@ def test_a_change_of_mind_is_told_once_with_its_evidence():
 
 
 def test_small_batches_are_judged_together():
-    guard = Guard(Settings(window=64))
+    guard = by_batch_alone(window=64)
     for logits, better in zip(DULL.split(4), SHARP.split(4), strict=True):
-        served = guard.weigh(logits, better)
+        served = weigh(guard, logits, better)
     assert served is Serve.ADAPTED
     assert 64 <= guard.source.recent.images <= 64 + 8
 
@@ -85,7 +98,7 @@ def test_small_batches_are_judged_together():
 def test_of_single_images_only_so_many_sums_are_kept():
     guard = Guard(Settings(window=128))
     for logits in SHARP.repeat(10, 1).split(1):
-        guard.weigh(logits, logits, logits)
+        weigh(guard, logits, logits, logits)
     kept = [len(tensor) for name, tensor in guard.dump().items() if name.endswith("/numbers")]
     assert 4 < max(kept) <= PARTS + 1
     assert guard.source.lasting.images >= 4 * 128
@@ -129,28 +142,197 @@ def test_what_a_window_tells_is_what_its_batches_say_whatever_the_window_becomes
         (DULL, SHARP, torch.full_like(SHARP, torch.nan), Serve.ADAPTED),
     ],
 )
-def test_statistics_mixed_with_the_sources_answer_where_that_tells_most(source, adapted, mixed, serve):
-    assert Guard(Settings()).weigh(source, adapted, mixed) is serve
+@pytest.mark.parametrize("lives_by_mixture", [True, False])
+def test_statistics_mixed_with_the_sources_answer_where_that_tells_most(
+    source, adapted, mixed, serve, lives_by_mixture
+):
+    guard = Guard(Settings())
+    guard.mixes = lives_by_mixture
+    own, other = (mixed, adapted) if lives_by_mixture else (adapted, mixed)
+    if own is mixed and not own.isfinite().all():
+        serve = Serve.SOURCE  # what would have left is broken: whatever else is, too, is not asked
+    assert weigh(guard, source, own, other) is serve
 
 
-def test_the_mixture_is_compared_on_the_same_images_even_where_it_was_not_asked_for_all():
+def test_the_mixture_is_compared_on_the_same_images_even_where_the_other_was_not_asked_for_all():
     guard = Guard(Settings(window=100))
-    assert guard.weigh(DULL[:50], said(5.0, count=50), SHARP[:50]) is Serve.MIXED
+    assert weigh(guard, DULL[:50], SHARP[:50], said(5.0, count=50)) is Serve.MIXED
     assert guard.evidence()["mixed_information"] > guard.evidence()["adapted_information"]
-    assert guard.weigh(DULL[:10], said(5.0, count=10)) is Serve.ADAPTED  # there are no such answers to this batch
+    assert weigh(guard, DULL[:10], said(5.0, count=10)) is Serve.MIXED  # there are no other answers to this batch
     assert guard.mixed.recent.images == guard.adapted.recent.images
     for _ in range(3):
-        guard.weigh(DULL[:50], said(5.0, count=50))
+        weigh(guard, DULL[:50], said(5.0, count=50))
     assert "mixed_information" not in guard.evidence()
 
 
-def test_what_misled_for_long_is_not_believed_for_one_good_window():
-    guard = Guard(Settings(window=100))
-    for _ in range(3):
-        guard.weigh(SHARP[:100], said(3.0, count=100))
-    assert guard.weigh(DULL[:100], SHARP[:100]) is Serve.SOURCE  # one window says adapted, three before said source
+def test_a_mixture_that_tells_little_less_is_lived_by_all_the_same():
+    guard = Guard(Settings(loss=0.05))
+    assert weigh(guard, DULL, said(6.0), said(6.1)) is Serve.MIXED
+    assert weigh(guard, DULL, said(4.0), SHARP) is Serve.ADAPTED
+    assert not guard.mixes
+
+
+def looked_at(guard, batches, dice, brightness=0.5):
+    """How many of so many batches of the like the source is asked about, where the adapted model tells more."""
+    count = 0
+    for _ in range(batches):
+        shown = brightness + 0.1 * torch.randn(50, 3, 8, 8, generator=dice)
+        if guard.looks(shown, SHARP[:50]):
+            count += 1
+            weigh(guard, DULL[:50], SHARP[:50])
+        else:
+            guard.carry_on()
+    return count
+
+
+def test_where_nothing_changes_the_source_is_asked_about_few_batches():
+    guard, dice = by_batch_alone(window=100, look_every=10), torch.Generator().manual_seed(0)
+    first = looked_at(guard, 20, dice)
+    assert first <= 8
+    assert looked_at(guard, 100, dice) == 10
+    assert guard.teachable
+    assert (
+        looked_at(guard, 4, dice, brightness=0.3) == 4
+    )  # the images change: who says that what was found still holds?
+    assert looked_at(guard, 100, dice, brightness=0.3) <= 11
+
+
+def test_where_the_source_has_a_part_in_the_answers_it_is_asked_about_every_batch():
+    guard = Guard(Settings(window=16, look_every=10))
+    shown = torch.rand(50, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for _ in range(20):
+        assert guard.looks(shown, SHARP[:50])
+        assert weigh(guard, SHARP[:50], SHARP[:50]) is Serve.BLEND
+
+
+def test_who_only_observes_looks_at_every_batch_for_the_source_answers_them_all():
+    guard, dice = by_batch_alone(window=16, mode="observe"), torch.Generator().manual_seed(0)
+    assert looked_at(guard, 30, dice) == 30
+
+
+def test_a_guard_that_does_not_look_still_learns_as_slowly_as_it_decided():
+    guard = by_batch_alone(window=16)
+    weigh(guard, DULL, SHARP)
+    guard.every = 4
+    taught = [guard.carry_on() is Serve.ADAPTED and guard.teachable for _ in range(16)]
+    assert sum(taught) == 4
+
+
+def test_comparisons_with_a_newborn_are_fewer_while_nothing_changes_or_does_harm():
+    guard = by_batch_alone(window=50, check_every=2)
+    due = 0
+    for _ in range(200):
+        if guard.check_due():
+            due += 1
+            guard.check(SHARP, SHARP)
+    assert due < 30
+    still = torch.zeros(50, 3, 8, 8)
+    guard.looks(still, SHARP[:50])
+    guard.looks(1 + still, SHARP[:50])  # another world
+    assert [guard.check_due() for _ in range(4)].count(True) >= 1
+
+
+@given(
+    st.lists(st.sampled_from([1, 3, 50]), min_size=2, max_size=12),
+    st.sampled_from(["brightness", "contrast", "sharpness", "answers"]),
+)
+def test_a_glance_notices_a_change_and_not_its_absence(sizes, what):
+    dice, glance = torch.Generator().manual_seed(0), Glance()
+
+    def shown(count, level):
+        noise = torch.randn(count, 3, 8, 8, generator=dice)
+        smooth = torch.randn(count, 3, 1, 1, generator=dice).expand(count, 3, 8, 8)
+        kinds = {
+            "brightness": 0.5 + 0.1 * noise + level,
+            "contrast": 0.5 + (0.1 + level) * noise,
+            "sharpness": 0.5 + 0.1 * (smooth if level else noise),
+            "answers": 0.5 + 0.1 * noise,
+        }
+        return kinds[what], SHARP[:count] * (1 - level if what == "answers" else 1)
+
+    glance.changed(*shown(50, 0.0))
+    assert sum(glance.changed(*shown(size, 0.0)) for size in sizes) == 0
+    again = Glance()
+    again.load(glance.dump())
+    changed = shown(50, 0.7)
+    assert glance.changed(*changed)
+    assert again.changed(*changed)
+    assert not glance.changed(*shown(50, 0.7))
+
+
+def test_a_glance_at_what_is_not_finite_is_a_change_and_leaves_no_trace():
+    glance, still = Glance(), torch.zeros(50, 3, 8, 8)
+    glance.changed(still, SHARP[:50])
+    before = glance.dump()["seen"]
+    assert glance.changed(torch.full_like(still, torch.nan), SHARP[:50])
+    assert glance.dump()["seen"].equal(before)
+    with pytest.raises(ValueError, match="other numbers"):
+        glance.load({"seen": torch.zeros(3)})
+
+
+def test_where_labels_come_in_runs_images_of_every_class_are_normalized_with():
+    guard, one_class = Guard(Settings(window=100)), said(8.0, classes=[3])
+    assert guard.weigh(one_class, {Lives.MIXED: said(2.0, classes=[3]), Lives.BATCH: said(1.0)}) is Serve.SOURCE
+    assert guard.doubtful
+    assert not guard.balances  # it was not asked
+    known = {Lives.MIXED: said(2.0, classes=[3]), Lives.BATCH: said(1.0), Lives.BALANCED: said(8.0, classes=[3, 4])}
     for _ in range(4):
-        served = guard.weigh(DULL[:100], SHARP[:100])
+        served = guard.weigh(one_class, known)
+    assert served is Serve.MIXED
+    assert guard.lives is Lives.BALANCED
+    assert not guard.teachable or guard.doubtful
+    assert "images of every class" in guard.verdicts()[-1].words
+    assert guard.evidence()["balanced_information"] > guard.evidence()["mixed_information"]
+    for _ in range(6):
+        guard.weigh(one_class, known | dict.fromkeys((Lives.MIXED, Lives.BATCH), SHARP))
+    assert guard.lives is Lives.MIXED  # labels do not come in runs any more
+    assert not guard.doubtful
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=400))
+def test_a_balanced_memory_keeps_the_newest_of_each_class(classes):
+    memory, at = Balanced(), 0
+    for size in (1, 50, 120, 400):
+        part = torch.tensor(classes[at : at + size], dtype=torch.int64)
+        stamps = torch.arange(at, at + len(part)).float()
+        shown = torch.stack([stamps // 256, stamps % 256, 0 * stamps], 1)[:, :, None, None] / 255
+        memory.add(shown, part)
+        at += size
+    kept = [int(256 * a + b) for a, b, _ in (memory.draw(MOST) * 255).round().flatten(1).tolist()]
+    assert len(kept) == len(memory) == min(MOST, len(classes))
+    for which in set(classes):
+        own = [at for at, is_of in enumerate(classes) if is_of == which]
+        mine = sorted(at for at in kept if classes[at] == which)
+        assert mine == own[len(own) - len(mine) :]
+        if len(mine) < len(own):
+            assert len(mine) >= max(sum(classes[at] == other for at in kept) for other in set(classes)) - 1
+    first = [classes[at] for at in kept[: len(set(classes))]]
+    assert sorted(first) == sorted(set(classes))  # each class in turn
+    again = Balanced()
+    again.load(memory.dump())
+    assert again.draw(MOST).equal(memory.draw(MOST))
+
+
+@pytest.mark.parametrize("saved", [(torch.zeros(2, 3, 4, 4), torch.zeros(1)), (torch.zeros(2, 3), torch.zeros(2))])
+def test_what_is_no_memory_is_refused(saved):
+    with pytest.raises(ValueError, match="not of images"):
+        Balanced().load(dict(zip(("images", "classes"), saved, strict=True)))
+
+
+def test_images_of_another_size_begin_a_memory_anew():
+    memory = Balanced()
+    memory.add(torch.rand(5, 3, 8, 8), torch.arange(5))
+    memory.add(torch.rand(2, 3, 4, 4), torch.arange(2))
+    assert memory.draw(10).shape == (2, 3, 4, 4)
+
+
+def test_what_misled_for_long_is_not_believed_for_one_good_window():
+    guard = by_batch_alone(window=100)
+    for _ in range(3):
+        weigh(guard, SHARP[:100], said(3.0, count=100))
+    assert weigh(guard, DULL[:100], SHARP[:100]) is Serve.SOURCE  # one window says adapted, three before said source
+    for _ in range(4):
+        served = weigh(guard, DULL[:100], SHARP[:100])
     assert served is Serve.ADAPTED
 
 
@@ -173,7 +355,7 @@ def test_after_a_rewind_learning_is_slower_until_all_is_calm():
         assert guard.every == slower
     taught = []
     for _ in range(32):
-        guard.weigh(DULL, SHARP)
+        weigh(guard, DULL, SHARP)
         taught.append(guard.teachable)
     assert sum(taught) == 2
     for faster in (8, 4, 2, 1, 1):
@@ -209,7 +391,7 @@ def test_labels_overrule_what_answers_seem_to_tell():
     for _ in range(40):
         guard.labeled(Scored(1, 0, 1, 0.0))
     assert guard.vetoed
-    assert guard.weigh(DULL, SHARP) is Serve.SOURCE
+    assert weigh(guard, DULL, SHARP) is Serve.SOURCE
     for _ in range(40):
         guard.labeled(Scored(1, 1, 0, 0.0))
     assert not guard.vetoed
@@ -251,7 +433,7 @@ def test_a_blend_is_the_mean_of_both():
 
 def test_a_restart_decides_as_if_nothing_had_happened():
     guard, other = Guard(Settings()), Guard(Settings())
-    guard.weigh(DULL, said(5.0), SHARP)
+    weigh(guard, DULL, said(5.0), SHARP)
     guard.check(SHARP, DULL)
     guard.check_due()
     guard.labeled(Scored(3, 2, 1, 0.0))
@@ -279,7 +461,7 @@ def test_a_batch_that_the_guard_rejects_is_answered_by_the_source_and_not_learne
 
 def test_to_observe_is_to_answer_with_the_source_and_to_learn_all_the_same():
     ours = learner(mode="observe")
-    ours.guard.weigh = lambda *_: ours.guard._turn_to(Serve.ADAPTED)
+    ours.guard.weigh = lambda *_: ours.guard._turn_to(Serve.MIXED)
     answered = ours.answer(images(8))
     assert answered.logits.equal(answered.source)
     assert answered.serve is Serve.SOURCE
@@ -297,19 +479,70 @@ def test_a_batch_that_was_learned_before_a_restart_is_not_weighed_again():
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_the_mixture_leaves_where_it_was_chosen_and_is_asked_only_where_wanted(share):
-    ours = learner(mixed=share)
-    given_to_guard = []
-    ours.guard.weigh = lambda *said: given_to_guard.append(said) or ours.guard._turn_to(Serve.MIXED)
-    answered, mixed = ours.answer(images(8)), ours._predict_mixed(images(8), 8.0)
+def test_the_adapter_lives_by_the_mixture_until_the_batch_alone_tells_more(share):
+    ours, heard = learner(mixed=share), []
+
+    def decided(*said):
+        heard.append(said)
+        ours.guard.mixes = False
+        return ours.guard._turn_to(Serve.ADAPTED)
+
+    ours.guard.weigh = decided
+    mixed, alone = ours._predict_mixed(images(8), 16.0), ours._predict(images(8))
+    answered = ours.answer(images(8))
+    assert answered.serve is Serve.ADAPTED
+    assert answered.logits.equal(alone)
     if share:
-        assert answered.serve is Serve.MIXED
-        assert answered.logits.equal(mixed)
-        assert not mixed.equal(answered.adapted)
+        assert answered.adapted.allclose(mixed)
+        assert heard[0][1][Lives.BATCH].equal(alone)
     else:
-        assert given_to_guard[0][2] is None
-        assert answered.serve is Serve.ADAPTED
         assert answered.logits is answered.adapted
+        assert heard[0][1].keys() == {Lives.BATCH}
+    answered.learn()
+    assert ours.answer(images(8)).adapted.equal(ours._predict(images(8)))  # from now on, it learns by it too
+    assert ours.adapter.mixed == 0
+
+
+@pytest.mark.parametrize("method", ["tent", "cotta"])
+def test_the_source_and_the_other_statistics_are_asked_only_where_the_guard_looks(method):
+    given = config(
+        adapt={"method": method, "learn_from": 4, "options": {"views": 2} if method == "cotta" else {}},
+        guard={"mode": "guarded", "window": 16},
+    )
+    ours = Learner(load(given.model), given.adapt, 1.0, given.guard)
+    ours.guard.looks = lambda *_: False
+    ours.guard.serve = Serve.MIXED
+    answered = ours.answer(images(8))
+    assert answered.view is None
+    assert answered.serve is Serve.MIXED
+    assert answered.logits is answered.adapted
+    ours.guard.serve = Serve.SOURCE  # whoever is believed answers, looked at or not
+    assert ours.answer(images(8)).logits.equal(ours._ask_source(images(8)))
+
+
+def test_in_doubt_the_learner_remembers_images_and_normalizes_with_them():
+    ours, asked = learner(), []
+
+    def decided(_, said):
+        asked.append(set(said))
+        ours.guard.doubtful = True
+        ours.guard.balances = Lives.BALANCED in said
+        return ours.guard._turn_to(Serve.MIXED)
+
+    ours.guard.weigh = decided
+    assert ours.answer(images(16)).hold is not Hold.RUNS
+    assert len(ours.guard.memory) == 16
+    second = ours.answer(images(16, seed=1))
+    assert asked == [{Lives.MIXED, Lives.BATCH}, set(Lives)]
+    assert not second.logits.equal(second.adapted)
+    third = ours.answer(images(16, seed=2))  # from now on it answers so
+    assert third.hold is Hold.RUNS
+    assert third.logits is third.adapted
+    assert third.learn() == {}
+    assert ours.step == 0
+    ours.guard.doubtful = False
+    ours._remember(images(16), third.logits)
+    assert len(ours.guard.memory) == 0
 
 
 def test_a_mean_over_views_is_judged_by_what_one_view_says():
@@ -319,13 +552,14 @@ def test_a_mean_over_views_is_judged_by_what_one_view_says():
     )
     ours = Learner(load(given.model), given.adapt, 1.0, given.guard)
     heard = []
-    ours.guard.weigh = lambda *said: heard.append(said[1:]) or ours.guard._turn_to(Serve.ADAPTED)
+    ours.guard.weigh = lambda _, said: heard.append(said) or ours.guard._turn_to(Serve.MIXED)
     answered = ours.answer(images(8))
     assert answered.logits is answered.adapted
-    ((single, mixed),) = heard
-    assert single.equal(ours._predict(images(8)))
-    assert not single.equal(answered.adapted)
-    assert mixed is None
+    (said,) = heard
+    assert said[Lives.MIXED].equal(ours._predict(images(8)))
+    assert not said[Lives.MIXED].equal(answered.adapted)
+    ours.adapter.mix(0.0)
+    assert said[Lives.BATCH].equal(ours._predict(images(8)))
 
 
 def test_without_a_guard_the_adapted_model_answers():

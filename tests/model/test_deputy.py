@@ -18,6 +18,7 @@ from tta_daemon.errors import ConfigError
 from tta_daemon.learner import Learner
 from tta_daemon.model.deputy import Deputy
 from tta_daemon.model.load import Deployed, load
+from tta_daemon.watch.guard import Lives
 
 NOT_ONE = {"rmt", "ecotta", "vida"}
 NETS = {"cnn": tiny_cnn, "vit": tiny_vit}
@@ -120,9 +121,9 @@ def test_the_guard_weighs_what_it_says():
     learner = learner_of(mode="guarded")
     weighed = []
     weigh = learner.guard.weigh
-    learner.guard.weigh = lambda source, adapted, *_: weighed.append(adapted) or weigh(source, adapted)
+    learner.guard.weigh = lambda source, said: weighed.append(said) or weigh(source, said)
     answered = learner.answer(images(16))
-    assert torch.equal(weighed[0], answered.adapted)
+    assert torch.equal(weighed[0][Lives.BATCH], answered.adapted)
     assert answered.serve is learner.guard.serve
 
 

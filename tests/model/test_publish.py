@@ -52,8 +52,8 @@ class Shelf:
 class Case:
     """A learner that publishes on a shelf, and a clock that stands still."""
 
-    def __init__(self, *, mode="off", method="tent", outlets=None, now=1000.0):
-        given = config(guard={"mode": mode, "window": 16}, adapt={"method": method})
+    def __init__(self, *, mode="off", method="tent", outlets=None, now=1000.0, options=None):
+        given = config(guard={"mode": mode, "window": 16}, adapt={"method": method, "options": options or {}})
         self.deployed = load(given.model)
         self.learner = Learner(self.deployed, given.adapt, 1.0, given.guard)
         self.shelf, self.metrics, self.time = Shelf(), Metrics(), 0.0
@@ -105,7 +105,7 @@ def test_nothing_is_published_twice():
 
 @pytest.mark.parametrize("method", ["tent", "labelshift"])
 def test_the_deployed_network_with_the_published_tensors_answers_like_the_adapted_one(method):
-    case = Case(method=method)
+    case = Case(method=method, options={"least": 0.0} if method == "labelshift" else {})
     for seed in range(4):
         case.batch(seed)
         case.time += 11.0

@@ -169,7 +169,9 @@ class Checkpoint(Section):
 class Watch(Section):
     """How closely the daemon watches itself."""
 
-    sample: float = setting(1.0, "Share of batches that the frozen source model answers too.", LIVE, ge=0, le=1)
+    sample: float = setting(
+        1.0, "Share of batches, of those the guard looks at, that the frozen model answers too.", LIVE, ge=0, le=1
+    )
     label_window: int = setting(100_000, "Answers remembered until their labels come.", LIVE, ge=1)
     label_wait_s: float = setting(3600.0, "How long an answer waits for its label.", LIVE, gt=0)
     window: int = setting(1000, "Labeled images in the recent accuracy.", LIVE, ge=1)
@@ -187,10 +189,13 @@ class Guard(Section):
     doubt: float = setting(0.03, "How much less confident they may be than the source's.", LIVE, ge=0, le=1)
     mixed: float = setting(
         1.0,
-        "Source images mixed into the norms, per image, in a third answer; 0: none, a forward less.",
+        "Source images mixed into the norms, per image, where that tells more; 0: never.",
         LIVE,
         ge=0,
         le=1000,
+    )
+    look_every: int = setting(
+        16, "While the adapted model answers and nothing changes, look at every n-th batch.", LIVE, ge=1, le=10_000
     )
     check_every: int = setting(
         8, "Compare with a newborn adapter at every n-th batch learned from; 0: never.", LIVE, ge=0, le=1_000_000

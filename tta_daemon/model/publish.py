@@ -13,6 +13,7 @@ from torch import Tensor
 
 from adapters import Adapter
 from adapters.parts.answering import Answerer
+from adapters.parts.norms import beside
 from tta_daemon import __version__
 from tta_daemon.errors import ConfigError, PublishError
 from tta_daemon.model.load import Deployed
@@ -92,8 +93,8 @@ class Publisher:
         ):  # fmt: skip
             self._publish(deployed, learner, stream, _source(deployed, answerer), "source")
         elif verdict is not None and images is not None and step and self._due(last, step):
-            if verdict == Serve.MIXED:
-                answerer = replace(answerer, source_images=learner.guard.settings.mixed * len(images))
+            mixed = beside(learner.adapter.mixed, len(images))
+            answerer = replace(answerer, source_images=max(answerer.source_images, mixed))
             seen = answerer.seen(images.to(deployed.classifier.mean.device))
             self._publish(deployed, learner, stream, {**answerer.tensors(), **seen}, verdict)
 

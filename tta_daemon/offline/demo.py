@@ -76,6 +76,7 @@ def configuration(bootstrap: str, port: int, weights: Path) -> dict[str, dict[st
         "adapt": {"method": "tent"},
         "batch": {"size": 64, "patience_s": 1.0},
         "limits": {"waiting_images": 128},  # read little at once and commit often: someone is looking at the answers
+        "guard": {"look_every": 1},  # the frozen model answers every image, for the scoreboard
         "settle": {"every_s": 0.5},
         "http": {"port": port},
     }

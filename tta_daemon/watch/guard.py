@@ -6,6 +6,7 @@ drifted they tell as much as before, and the source's are as good; where labels 
 batch statistics make the adapted answers unsure; where a model collapses, its answers are sure and all the same.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from tta_daemon.control.sections import Guard as Settings
 from tta_daemon.watch.accuracy import Scored
+from tta_daemon.watch.balanced import Balanced
 from tta_daemon.watch.blocks import Saved
+from tta_daemon.watch.glance import Glance
 from tta_daemon.watch.information import Information, Told, told
 from tta_daemon.watch.wager import Wager
 
@@ -34,6 +37,12 @@ FADED = 0.7
 SLOWEST = 16
 """After as many rewinds as it takes, only every so-many-th batch is learned from."""
 
+SETTLED = 2
+"""Windows for which nothing must have changed before the source is asked about fewer batches."""
+
+RELAXED = 8
+"""Times as many batches lie between two comparisons with a newborn, at most, while nothing changes or does harm."""
+
 CALM = 4
 """Comparisons with a newborn, one after the other without harm, after which learning is twice as fast again."""
 
@@ -48,6 +57,14 @@ class Serve(StrEnum):
     BLEND = "blend"
     MIXED = "mixed"
     ADAPTED = "adapted"
+
+
+class Lives(StrEnum):
+    """By which statistics the adapted model answers."""
+
+    BATCH = "batch"
+    MIXED = "mixed"
+    BALANCED = "balanced"
 
 
 class Decision(StrEnum):
@@ -101,6 +118,11 @@ class Guard:
         teachable: whether the last batch is worth learning from: not where adapted answers are so much worse that
             labels seem to come in runs, or the model to collapse.
         every: only every so-many-th batch is learned from, since what was learned did harm.
+        mixes: whether the adapter is to live by statistics mixed with the source's, or by the batch's alone.
+        balances: whether batches are to be normalized together with the memory, for labels come in runs; then nothing
+            is learned.
+        doubtful: whether, by either statistics, the adapted model is too unsure to answer: the memory fills.
+        memory: images of every class.
         vetoed: whether labels have said that the adapted model is worse.
     """
 
@@ -109,38 +131,81 @@ class Guard:
         self.serve = Serve.SOURCE
         self.teachable = True
         self.vetoed = False
-        self.source, self.adapted, self.mixed = Voice(), Voice(), Voice()
+        self.mixes, self.balances, self.doubtful = settings.mixed > 0, False, False
+        self.memory = Balanced()
+        self.source, self.adapted, self.mixed, self.balanced = Voice(), Voice(), Voice(), Voice()
         self.grown, self.newborn = Information(), Information()
+        self._glance = Glance()
         self._wager = Wager()
         self._told: list[Verdict] = []
         self.every = 1
-        self._unchecked = self._passed = self._calm = 0
+        self._sound = False
+        self._unlooked = self._settled = self._unchecked = self._harmless = self._passed = self._calm = 0
 
-    def weigh(self, source: Tensor, adapted: Tensor, mixed: Tensor | None = None) -> Serve:
+    def looks(self, images: Tensor, logits: Tensor) -> bool:
+        """Count a batch, N x 3 x H x W, and its answers, N x C: whether the source is to be asked about it.
+
+        It is asked about every batch while it has a part in the answers, and from when images change until nothing
+        has for a while; else about every ``guard.look_every``-th.
+        """
+        if self._glance.changed(images, logits):
+            self._settled = self._harmless = 0
+        asked_anyway = self.settings.mode == "observe" or self.serve in {Serve.SOURCE, Serve.BLEND}
+        due = asked_anyway or self._settled < SETTLED * self.settings.window
+        due = due or self._unlooked + 1 >= self.settings.look_every
+        self._unlooked = 0 if due else self._unlooked + 1
+        return due
+
+    def carry_on(self) -> Serve:
+        """Whose answers shall leave where the source was not asked: whoever's did."""
+        self.teachable = self._teaches()
+        return self.serve
+
+    @property
+    def lives(self) -> Lives:
+        """The statistics that the adapted model is to answer by."""
+        return Lives.BALANCED if self.balances else Lives.MIXED if self.mixes else Lives.BATCH
+
+    def weigh(self, source: Tensor, said: Mapping[Lives, Tensor]) -> Serve:
         """Whose answers to a batch shall leave.
 
-        All are logits, N x C; ``mixed`` those of the adapted model by statistics mixed with the source's; where it was
-        not asked for them, it counts as saying what ``adapted`` says.
+        All are logits, N x C: the source's, and what the adapted model ``said`` by the statistics that it `lives` by,
+        and by others, where it was asked: else they count as saying the same.
         """
-        of_source, of_adapted, allowed = told(source), told(adapted), self.settings
+        of_source, allowed = told(source), self.settings
+        heard = {by: words for by, logits in said.items() if (words := told(logits)) is not None}
         self.teachable = False
-        if of_source is None or of_adapted is None:
+        if of_source is None or self.lives not in heard:
             return self._turn_to(Serve.SOURCE)
+        self._settled += len(source)
         self.source.hear(of_source, allowed.window)
-        self.adapted.hear(of_adapted, allowed.window)
-        of_mixed = None if mixed is None else told(mixed)
-        self.mixed.hear(of_mixed or of_adapted, allowed.window)
-        gain, doubt = self.adapted.gain(self.source), self.adapted.doubt(self.source)
-        sound = doubt <= HARM * allowed.doubt and -gain <= HARM * allowed.loss and not self.vetoed
-        self._passed = self._passed + 1 if sound else self._passed
-        self.teachable = sound and self._passed % self.every == 0
-        best = self.mixed if of_mixed is not None and self.mixed.gain(self.adapted) > 0 else self.adapted
+        for by, voice in self._voices.items():
+            voice.hear(heard.get(by, heard[self.lives]), allowed.window)
+        lived = self._voices[self.lives]
+        gain, doubt = lived.gain(self.source), lived.doubt(self.source)
+        self._sound = doubt <= HARM * allowed.doubt and -gain <= HARM * allowed.loss and not self.vetoed
+        self.teachable = self._teaches()
+        self._settle_on(set(heard))
+        best = self._voices[self.lives]
         gain, doubt = best.gain(self.source), best.doubt(self.source)
         if self.vetoed or doubt > allowed.doubt or -gain > allowed.loss:
             return self._turn_to(Serve.SOURCE)
         if gain <= allowed.gain:
             return self._turn_to(Serve.BLEND)
-        return self._turn_to(Serve.MIXED if best is self.mixed else Serve.ADAPTED)
+        return self._turn_to(Serve.ADAPTED if self.lives is Lives.BATCH else Serve.MIXED)
+
+    def _settle_on(self, asked: set[Lives]) -> None:
+        """By which of the statistics that it was asked about the adapted model is to live from now on."""
+        if {Lives.BATCH, Lives.MIXED} <= asked:
+            self.mixes = self.mixed.gain(self.adapted) >= -self.settings.loss
+        plain = self.mixed if self.mixes else self.adapted
+        self.doubtful = plain.doubt(self.source) > self.settings.doubt
+        if Lives.BALANCED in asked:
+            self.balances = self.doubtful and self.balanced.gain(plain) > 0
+
+    @property
+    def _voices(self) -> dict[Lives, Voice]:
+        return {Lives.BATCH: self.adapted, Lives.MIXED: self.mixed, Lives.BALANCED: self.balanced}
 
     def trust(self) -> Serve:
         """Whose answers shall leave where how sure and diverse they are tells nothing of them: labels alone decide."""
@@ -150,7 +215,8 @@ class Guard:
     def check_due(self) -> bool:
         """Count a batch that was learned from; whether it is time to look what a newborn would have answered."""
         self._unchecked += 1
-        if not self.settings.check_every or self._unchecked < self.settings.check_every:
+        interval = self.settings.check_every * min(RELAXED, 1 + self._harmless // 2)
+        if not interval or self._unchecked < interval:
             return False
         self._unchecked = 0
         return True
@@ -164,11 +230,11 @@ class Guard:
         self.newborn.add(fresh, window)
         lost = self.newborn.information - self.grown.information
         if self.grown.images < window or lost <= self.settings.loss:
-            self._calm += 1
+            self._calm, self._harmless = self._calm + 1, self._harmless + 1
             if self._calm % CALM == 0:
                 self.every = max(1, self.every // 2)
             return False
-        self._calm, self.every = 0, min(SLOWEST, self.every * 2)
+        self._calm, self._harmless, self.every = 0, 0, min(SLOWEST, self.every * 2)
         evidence = {"newborn": self.newborn.information, "adapted": self.grown.information, "learn_every": self.every}
         words = "what was learned tells less than a newborn adapter: it is forgotten, and learning slows down"
         self._told.append(Verdict(Decision.REWIND, words, evidence))
@@ -201,7 +267,14 @@ class Guard:
         """Another state answers from now on: what was found about the last one says nothing of it."""
         for about in self._windows().values():
             about.forget()
-        self._wager, self.vetoed, self._unchecked = Wager(), False, 0
+        self._glance.forget()
+        self.memory.forget()
+        self.mixes, self.balances, self.doubtful = self.settings.mixed > 0, False, False
+        self._wager, self.vetoed, self._unchecked, self._settled = Wager(), False, 0, 0
+
+    def _teaches(self) -> bool:
+        self._passed += self._sound
+        return self._sound and self._passed % self.every == 0
 
     def verdicts(self) -> list[Verdict]:
         """What was decided since the last call."""
@@ -213,6 +286,8 @@ class Guard:
         heard = {"source": self.source.recent, "adapted": self.adapted.recent}
         if self.mixed.gain(self.adapted) != 0.0:
             heard["mixed"] = self.mixed.recent
+        if self.balances:
+            heard["balanced"] = self.balanced.recent
         return {f"{name}_information": about.information for name, about in heard.items()} | {
             f"{name}_confidence": about.confidence for name, about in heard.items()
         }
@@ -220,8 +295,10 @@ class Guard:
     def dump(self) -> Saved:
         """Everything that moves, so that a restart decides as if nothing had happened."""
         state = [list(Serve).index(self.serve), self.vetoed, self._wager.better, self._wager.worse]
-        state += [self.every, self._unchecked, self._passed, self._calm]
-        saved = {"state": torch.tensor(state, dtype=torch.float64)}
+        state += [self.mixes, self.balances, self.doubtful, self._sound]
+        state += [self.every, self._unlooked, self._settled, self._unchecked, self._harmless, self._passed, self._calm]
+        saved = {"state": torch.tensor(state, dtype=torch.float64), "glance": self._glance.dump()["seen"]}
+        saved |= {f"memory/{name}": tensor for name, tensor in self.memory.dump().items()}
         for name, about in self._windows().items():
             saved |= {f"{name}/{key}": tensor for key, tensor in about.dump().items()}
         return saved
@@ -234,21 +311,32 @@ class Guard:
         """
         for name, about in self._windows().items():
             about.load({key: saved[f"{name}/{key}"] for key in ("classes", "numbers")})
-        serve, vetoed, self._wager.better, self._wager.worse, *counts = saved["state"].tolist()
+        self._glance.load({"seen": saved["glance"]})
+        self.memory.load({name: saved[f"memory/{name}"] for name in ("images", "classes")})
+        serve, vetoed, self._wager.better, self._wager.worse, *rest = saved["state"].tolist()
         self.serve, self.vetoed = list(Serve)[int(serve)], bool(vetoed)
-        self.every, self._unchecked, self._passed, self._calm = map(int, counts)
+        self.mixes, self.balances, self.doubtful, self._sound = map(bool, rest[:4])
+        counts = rest[4:]
+        self.every, self._unlooked, self._settled, self._unchecked, *counts = map(int, counts)
+        self._harmless, self._passed, self._calm = counts
 
     def _windows(self) -> dict[str, Information]:
-        voices = {"source": self.source, "adapted": self.adapted, "mixed": self.mixed}
+        voices = {"source": self.source, "adapted": self.adapted, "mixed": self.mixed, "balanced": self.balanced}
         recent = {name: voice.recent for name, voice in voices.items()}
         lasting = {f"{name}/lasting": voice.lasting for name, voice in voices.items()}
         return recent | lasting | {"grown": self.grown, "newborn": self.newborn}
 
+    @property
+    def _others(self) -> str:
+        return "those of images of every class" if self.balances else "the source's"
+
     def _turn_to(self, serve: Serve) -> Serve:
         if serve is not self.serve:
+            if {serve, self.serve} != {Serve.MIXED, Serve.ADAPTED}:
+                self._settled = 0
             self.serve = serve
             words = {Serve.SOURCE: "the source answers", Serve.BLEND: "source and adapted answer together",
-                     Serve.MIXED: "the adapted model answers, its statistics mixed with the source's",
+                     Serve.MIXED: f"the adapted model answers, its statistics mixed with {self._others}",
                      Serve.ADAPTED: "the adapted model answers"}[serve]  # fmt: skip
             self._told.append(Verdict(Decision(f"serve_{serve}"), words, self.evidence()))
         return serve
