@@ -238,8 +238,8 @@ class Learner:
         hold = Hold.LEARNED if learned else self._pace.hold(self.life, len(images), lag_s)
         self.life.batches += not learned
         watched = self._pace.watched()
-        self._live_by(self.guard)
-        if self.guard.balances and hold in {None, Hold.LEARNED}:
+        self._live_by(self.guard, hold)
+        if self.guard.balances:
             hold = Hold.RUNS
         try:
             with self._tap.on(self.adapter) if watched and self._deployed.known else nullcontext():
@@ -253,18 +253,19 @@ class Learner:
         began_look = self._clock()
         view = self._probe(images) if watched and looks else None
         answered = self._clock()
-        said = {self.guard.lives: adapted}
-        if view is not None and not learned:  # no batch is weighed twice
-            said = {self.guard.lives: self._single_view(adapted, images, hold)} | self._otherwise(images, hold)
         lived = self.guard.lives
+        said = {lived: adapted}
+        if view is not None and not learned:  # no batch is weighed twice
+            said = {lived: self._single_view(adapted, images, hold)} | self._otherwise(images, hold)
         serve, worth_learning = self._weigh(said, view, learned=learned)
+        leaves = adapted if self.guard.lives is lived else said.get(self.guard.lives, adapted)
         if not learned:
             self._remember(images, adapted)
         if hold is None and not worth_learning:
             learn, hold = _nothing, Hold.GUARD
         return Answered(
             step=step,
-            logits=self._served(serve, adapted if self.guard.lives is lived else said[self.guard.lives], view, images),
+            logits=self._served(serve, leaves, view, images),
             adapted=adapted,
             serve=serve,
             view=view,
@@ -296,12 +297,10 @@ class Learner:
         self.adapter.mix(self._mixture)
         logits = predict_together(self.adapter, images, sizes, memories, source_images) / self.adapter.temperature
         asked = self._clock()
-        split = torch.split(images, sizes), torch.split(logits, sizes)
-        looks = [part.life.guard.looks(*seen) for part, *seen in zip(parts, *split, strict=True)]
-        view = self._probe(images) if self._pace.watched() and (any(looks) or not self._guarded) else None
+        view = self._probe(images) if self._pace.watched() else None
         seconds = (asked - began) / len(parts), (self._clock() - asked) / len(parts)
         views = [None] * len(parts) if view is None else view.split(sizes)
-        rows = zip(parts, *split, views, strict=True)
+        rows = zip(parts, torch.split(images, sizes), torch.split(logits, sizes), views, strict=True)
         shared = replace(NOBODYS, hold=hold, seconds=seconds[0], source_seconds=seconds[1], together=len(parts))
         return [self._one_of(*row, shared) for row in rows]
 
@@ -311,6 +310,7 @@ class Learner:
         """What one stream's part of a shared forward comes to, judged by that stream's own guard."""
         self.life = part.life
         self.life.batches += 1
+        self.guard.mixes, self.guard.balances = self.adapter.mixed > 0, False  # as all who share the forward
         adapted, repaired = self._repair(logits, images)
         serve, _ = self._weigh({self.guard.lives: adapted}, view)
         logits = self._served(serve, adapted, view, images)
@@ -342,11 +342,12 @@ class Learner:
         able = self.adapter.by_batch and self.adapter.judged and self._deputy is None
         return self.guard.settings.mixed if self._guarded and able else 0.0
 
-    def _live_by(self, guard: Guard) -> None:
+    def _live_by(self, guard: Guard, hold: Hold | None) -> None:
         """Let norms go by the batch, or mix the source in: whichever a stream's guard found to tell more."""
         mixture = self._mixture
         guard.mixes = guard.mixes and mixture > 0
-        guard.balances = guard.balances and mixture > 0 and len(guard.memory) > 0
+        able = mixture > 0 and len(guard.memory) > 0 and hold not in {Hold.SMALL, Hold.DRIFT}
+        guard.balances = guard.balances and able
         self.adapter.mix(mixture if guard.mixes else 0.0)
 
     def _otherwise(self, images: Tensor, hold: Hold | None) -> dict[Lives, Tensor]:
@@ -406,7 +407,8 @@ class Learner:
         if hold is Hold.SMALL:
             return self._predict_mixed(images, PSEUDO_IMAGES), _nothing
         if hold is Hold.RUNS:
-            return self._beside_memory(images), _nothing
+            beside = self._else_none(lambda: self._beside_memory(images), images)
+            return self._predict(images) if beside is None else beside, _nothing
         if self._deputy is not None:
             return self._ask_deputy(self._deputy, images, hold)
         if hold is not None:

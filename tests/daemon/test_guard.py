@@ -545,6 +545,61 @@ def test_in_doubt_the_learner_remembers_images_and_normalizes_with_them():
     assert len(ours.guard.memory) == 0
 
 
+def in_runs(**adapt):
+    """A learner whose guard normalizes with a memory of images, and goes on so as long as it may."""
+    given = config(adapt={"learn_from": 4} | adapt, guard={"mode": "guarded", "window": 16})
+    ours = Learner(load(given.model), given.adapt, 1.0, given.guard)
+    ours.guard.memory.add(images(16), torch.arange(16) % 5)
+    ours.guard.doubtful = ours.guard.balances = True
+    return ours
+
+
+def test_whatever_holds_learning_back_batches_in_runs_are_normalized_with_the_memory():
+    for adapt in ({"every": 1000}, {"when": "never"}, {"budget": 0.0}):
+        ours = in_runs(**adapt)
+        beside = ours._beside_memory(images(16))
+        ours.adapter.mix(1.0)
+        answered = ours.answer(images(16))
+        assert answered.hold is Hold.RUNS
+        assert not answered.adapted.allclose(ours._predict(images(16)))
+        assert answered.adapted.shape == beside.shape
+
+
+def test_a_batch_too_small_ends_what_a_memory_was_normalized_with_for():
+    ours = in_runs(learn_from=8)
+    answered = ours.answer(images(3))
+    assert answered.hold is Hold.SMALL
+    assert ours.guard.lives is not Lives.BALANCED
+
+
+def test_where_the_memory_cannot_be_normalized_with_the_batch_is_answered_and_nothing_forgotten():
+    ours = in_runs()
+    ours.adapter.steps += 3
+
+    def fails(_):
+        raise RuntimeError("out of memory")
+
+    ours._beside_memory = fails
+    assert ours.answer(images(16)).logits.isfinite().all()
+    assert ours.step == 3
+
+
+def test_labels_are_heard_between_two_looks():
+    guard = by_batch_alone(window=16)
+    assert weigh(guard, DULL, SHARP) is Serve.ADAPTED
+    assert guard.carry_on() is Serve.ADAPTED
+    guard.vetoed = True
+    assert guard.carry_on() is Serve.SOURCE
+    assert not guard.teachable
+
+
+def test_a_comparison_of_too_few_images_says_nothing_of_harm():
+    guard = by_batch_alone(window=1000, check_every=2)
+    for _ in range(40):
+        guard.check(SHARP[:10], SHARP[:10])
+    assert [guard.check_due() for _ in range(6)] == [False, True] * 3
+
+
 def test_a_mean_over_views_is_judged_by_what_one_view_says():
     given = config(
         adapt={"method": "cotta", "learn_from": 4, "options": {"views": 2, "augment_below": 2.0}},

@@ -201,11 +201,11 @@ class _Writer:
 
 
 def verdict_of(learner: "Learner") -> str | None:
-    """What the guard says of the learner's state; None where it does not believe it."""
+    """What the guard says of the learner's state; None where it does not believe it without images of every class."""
     guard = learner.guard
     if guard.settings.mode == "off":
         return UNGUARDED
-    believed = guard.settings.mode == "guarded" and guard.serve is not Serve.SOURCE
+    believed = guard.settings.mode == "guarded" and guard.serve is not Serve.SOURCE and not guard.balances
     return guard.serve.value if believed else None
 
 

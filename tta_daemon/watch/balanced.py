@@ -27,13 +27,13 @@ class Balanced:
     def add(self, images: Tensor, classes: Tensor) -> None:
         """Count images in, N x 3 x H x W in [0, 1]; of whichever class has most then, the oldest leave."""
         newest = (images * 255).round().clamp(0, 255).to(torch.uint8)
-        if newest.shape[1:] != self._images.shape[1:] or newest.device != self._images.device:
+        if newest.shape[1:] != self._images.shape[1:]:
             self._images, self._classes = newest[:0], classes[:0]
-        kept = torch.cat((self._classes, classes))
+        kept = torch.cat((self._classes.to(classes), classes))
         behind = _newer_of_their_class(kept)
         chosen = behind.argsort(stable=True)[:MOST].sort().values if len(kept) > MOST else torch.arange(len(kept))
         chosen = chosen.to(kept.device)
-        self._images, self._classes = torch.cat((self._images, newest))[chosen], kept[chosen]
+        self._images, self._classes = torch.cat((self._images.to(newest), newest))[chosen], kept[chosen]
 
     def draw(self, count: int) -> Tensor:
         """The newest of each class in turn, at most so many: float32, N x 3 x H x W in [0, 1]."""
@@ -42,7 +42,7 @@ class Balanced:
 
     def forget(self) -> None:
         """Begin anew."""
-        self._images, self._classes = self._images[:0], self._classes[:0]
+        self._images, self._classes = self._images[:0].clone(), self._classes[:0].clone()
 
     def dump(self) -> Saved:
         """Everything that moves."""

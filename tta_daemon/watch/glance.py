@@ -26,6 +26,8 @@ class Glance:
 
     def changed(self, images: Tensor, logits: Tensor) -> bool:
         """Count a batch in: float32, N x 3 x H x W, and what was answered, N x C. Where it differs, begin anew."""
+        if not len(images):
+            return False
         found = looks(images, logits)
         if not bool(torch.isfinite(found).all()):
             return True  # nothing to remember
@@ -37,7 +39,8 @@ class Glance:
             before, mean_before, spread_before = 0.0, torch.zeros_like(mean), torch.zeros_like(spread)
         every, apart = before + count, mean - mean_before
         spread = spread_before + spread + apart.square() * (before * count / every)
-        self._seen = torch.cat((torch.tensor([every]), mean_before + apart * (count / every), spread)).double()
+        count_of_all = torch.tensor([every], dtype=torch.float64)
+        self._seen = torch.cat((count_of_all, mean_before + apart * (count / every), spread))
         return differs
 
     def forget(self) -> None:
@@ -63,4 +66,5 @@ def looks(images: Tensor, logits: Tensor) -> Tensor:
     """Brightness, contrast and sharpness of each image, and the probability of its answer: N x 4, float64."""
     gray = images.detach().mean(1)
     rows = [gray.mean((1, 2)), gray.std((1, 2), correction=0), gray.diff(dim=2).abs().mean((1, 2))]
-    return torch.stack([*rows, logits.detach().softmax(1).amax(1)], 1).double().cpu()
+    sure = logits.detach().softmax(1).amax(1).to(gray.dtype)
+    return torch.stack([*rows, sure], 1).double().cpu()

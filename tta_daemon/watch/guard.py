@@ -152,14 +152,14 @@ class Guard:
             self._settled = self._harmless = 0
         asked_anyway = self.settings.mode == "observe" or self.serve in {Serve.SOURCE, Serve.BLEND}
         due = asked_anyway or self._settled < SETTLED * self.settings.window
-        due = due or self._unlooked + 1 >= self.settings.look_every
-        self._unlooked = 0 if due else self._unlooked + 1
-        return due
+        self._unlooked += 1
+        return due or self._unlooked >= self.settings.look_every
 
     def carry_on(self) -> Serve:
-        """Whose answers shall leave where the source was not asked: whoever's did."""
+        """Whose answers shall leave where the source was not asked: whoever's did, unless labels have spoken since."""
+        self._sound = self._sound and not self.vetoed
         self.teachable = self._teaches()
-        return self.serve
+        return self._turn_to(Serve.SOURCE) if self.vetoed else self.serve
 
     @property
     def lives(self) -> Lives:
@@ -178,6 +178,7 @@ class Guard:
         if of_source is None or self.lives not in heard:
             return self._turn_to(Serve.SOURCE)
         self._settled += len(source)
+        self._unlooked = 0
         self.source.hear(of_source, allowed.window)
         for by, voice in self._voices.items():
             voice.hear(heard.get(by, heard[self.lives]), allowed.window)
@@ -230,7 +231,8 @@ class Guard:
         self.newborn.add(fresh, window)
         lost = self.newborn.information - self.grown.information
         if self.grown.images < window or lost <= self.settings.loss:
-            self._calm, self._harmless = self._calm + 1, self._harmless + 1
+            self._calm += 1
+            self._harmless += self.grown.images >= window
             if self._calm % CALM == 0:
                 self.every = max(1, self.every // 2)
             return False
@@ -270,7 +272,8 @@ class Guard:
         self._glance.forget()
         self.memory.forget()
         self.mixes, self.balances, self.doubtful = self.settings.mixed > 0, False, False
-        self._wager, self.vetoed, self._unchecked, self._settled = Wager(), False, 0, 0
+        self._wager, self.vetoed = Wager(), False
+        self._unlooked = self._settled = self._unchecked = self._harmless = 0
 
     def _teaches(self) -> bool:
         self._passed += self._sound
