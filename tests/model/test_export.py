@@ -87,7 +87,9 @@ def test_from_a_saved_state_with_images_for_its_statistics(case, tmp_path):
     torch.testing.assert_close(case.said(), case.learner.adapter.predict(case.seen), rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize(("method", "options"), [("norm", {"mode": "ema"}), ("labelshift", {"smoothing": 0.1, "least": 0.0})])
+@pytest.mark.parametrize(
+    ("method", "options"), [("norm", {"mode": "ema"}), ("labelshift", {"smoothing": 0.1, "least": 0.0})]
+)
 def test_from_a_saved_state_that_keeps_all_that_it_answers_by(tmp_path, method, options):
     case = Case(tmp_path, method, options=options)
     done = case.export("--state", case.state)
