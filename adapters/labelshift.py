@@ -30,7 +30,7 @@ class LabelshiftOptions:
     smoothing: Annotated[float, Ge(1e-3)] = knob(5.0, "Images of each class, on average, that the source counts as.")
     correction: NonNegative = knob(1.0, "How far answers lean toward the estimated shares. 0 is not.")
     least: NonNegative = knob(
-        0.3, "Shift in nats up to which answers do not lean, for drift skews them too; full from twice."
+        0.13, "Shift, in shares of ln C, up to which answers do not lean: drift skews them too. Twice it: fully."
     )
     passes: Count = knob(10, "Rounds of expectation and maximization over a batch.")
     temperature: Positive = knob(1.0, "Divides logits first. The paper wants calibrated answers; see `temperature`.")

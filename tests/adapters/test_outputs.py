@@ -144,6 +144,16 @@ def test_what_may_be_the_skew_of_a_drift_is_not_corrected() -> None:
         answers.append(ours.predict(written(torch.zeros(1, 3)))[0])
     shift = float(ours.shift(ours.counts)) / math.log(3)
     assert 0.5 < shift < 1.0  # in shares of ln C
+    by_default = adapter("labelshift", 3)
+    by_default.counts.copy_(torch.tensor([560.0, 220.0, 220.0]))
+    half = float(by_default.shift(by_default.counts)) / math.log(3)
+    assert 0.0 < half < 0.13
+    assert not by_default.predict(written(torch.zeros(1, 3))).any()
+    by_default.counts.copy_(torch.tensor([750.0, 125.0, 125.0]))
+    shift_now = float(by_default.shift(by_default.counts)) / math.log(3)
+    assert 0.26 < shift_now < 0.39
+    wholly = by_default._times(by_default.counts).log().float()
+    torch.testing.assert_close(by_default.predict(written(torch.zeros(1, 3)))[0], wholly)
     torch.testing.assert_close(answers[0], answers[1])
     torch.testing.assert_close(answers[2], answers[0] * (shift / 0.5 - 1), rtol=1e-4, atol=1e-6)
 
