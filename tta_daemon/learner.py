@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import adapters
+from adapters.parts.norms import FEWEST
 from adapters.together import answers_together, predict_together
 from tta_daemon import __version__
 from tta_daemon.answered import Answered, Hold, Signals
@@ -39,9 +40,6 @@ MOST_LEFT = 4
 
 DICE = ("dice._extra_state/state",)
 """Where an adapter's memory holds its randomness."""
-
-PSEUDO_IMAGES = 16
-"""What the source's statistics count as beside a batch too small to learn from (Schneider et al. 2020)."""
 
 log = structlog.get_logger(__name__)
 
@@ -292,7 +290,7 @@ class Learner:
         began, device = self._clock(), self._deployed.classifier.mean.device
         images, sizes = torch.cat([part.images for part in parts]).to(device), [len(part.images) for part in parts]
         hold = Hold.NEVER if self._adapt.when == "never" else Hold.SMALL
-        source_images = PSEUDO_IMAGES if hold is Hold.SMALL else 0
+        source_images = FEWEST if hold is Hold.SMALL else 0
         memories = [part.memory for part in parts]
         self.adapter.mix(self._mixture)
         logits = predict_together(self.adapter, images, sizes, memories, source_images) / self.adapter.temperature
@@ -379,7 +377,7 @@ class Learner:
         memory = self.guard.memory
         if not (self.guard.doubtful and self._mixture):
             memory.forget()
-        elif len(images) >= PSEUDO_IMAGES:
+        elif len(images) >= FEWEST:
             finite = images.flatten(1).isfinite().all(1)
             memory.add(images[finite], logits[finite].argmax(1))
 
@@ -405,7 +403,7 @@ class Learner:
 
     def _ask(self, images: Tensor, hold: Hold | None) -> tuple[Tensor, Callable[[], Signals | None]]:
         if hold is Hold.SMALL:
-            return self._predict_mixed(images, PSEUDO_IMAGES), _nothing
+            return self._predict_mixed(images, FEWEST), _nothing
         if hold is Hold.RUNS:
             beside = self._else_none(lambda: self._beside_memory(images), images)
             return self._predict(images) if beside is None else beside, _nothing
