@@ -20,11 +20,11 @@ import numpy as np
 import structlog
 import torch
 from development import CORRUPTIONS, add_arguments, deployed, stream
-from long import ROWS, config
 
 from adapters import METHODS
 from tta_daemon.control.config import Config
 from tta_daemon.model.load import Deployed, load
+from tta_daemon.offline import digits as trained
 from tta_daemon.offline import scans
 from tta_daemon.offline.replay.orders import Plan, parse, plan
 from tta_daemon.offline.replay.results import judged
@@ -200,8 +200,14 @@ def photographic(data: Path, depth: int) -> Subject:
 
 def digital() -> Subject:
     """MNIST and the demo's network."""
-    settings = config(ROWS["source"]).model
-    return Subject(digits(), settings.model_dump(exclude_unset=True), load(settings), "digits")
+    settings = {
+        "factory": "tta_daemon.offline.digits:network",
+        "weights": str(trained.WEIGHTS),
+        "input_size": [28, 28],
+        "mean": list(trained.MEAN),
+        "std": list(trained.STD),
+    }
+    return Subject(digits(), settings, load(Config.model_validate({"model": settings}).model), "digits")
 
 
 def main() -> None:
