@@ -250,11 +250,12 @@ class Learner:
         looks = learned or not self._guarded or self.guard.looks(images, adapted)
         began_look = self._clock()
         view = self._probe(images) if watched and looks else None
-        answered = self._clock()
+        looked = self._clock()
         lived = self.guard.lives
         said = {lived: adapted}
         if view is not None and not learned:  # no batch is weighed twice
             said = {lived: self._single_view(adapted, images, hold)} | self._otherwise(images, hold)
+        listened = self._clock()
         serve, worth_learning = self._weigh(said, view, learned=learned)
         leaves = adapted if self.guard.lives is lived else said.get(self.guard.lives, adapted)
         if not learned:
@@ -271,7 +272,8 @@ class Learner:
             hold=hold,
             repaired=repaired,
             seconds=asked - began,
-            source_seconds=answered - began_look,
+            source_seconds=looked - began_look,
+            guard_seconds=listened - looked,
             head=self._tap.behind(adapted) if watched and self._deployed.known else None,
         )
 

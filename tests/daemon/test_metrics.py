@@ -13,6 +13,7 @@ from tta_daemon.errors import Reason
 from tta_daemon.stream.records import Batch, Partition, Position, Record, Sample
 from tta_daemon.watch.accuracy import Accuracy, LabelJoin, Scored
 from tta_daemon.watch.guard import Serve
+from tta_daemon.watch.instruments import PHASES
 from tta_daemon.watch.metrics import Detector, Metrics, Restore
 from tta_daemon.watch.view import SourceView
 
@@ -81,7 +82,7 @@ def test_no_series_appears_out_of_nowhere(metrics):
         assert value(metrics, "tta_records_dead_lettered_total", reason=reason) == 0
     for hold in Hold:
         assert value(metrics, "tta_adaptation_skipped_total", reason=hold) == 0
-    for phase in ("decode", "infer", "source", "produce", "adapt", "commit"):
+    for phase in PHASES:
         assert value(metrics, "tta_batch_processing_seconds_count", phase=phase) == 0
     for model in ("adapted", "source"):
         assert value(metrics, "tta_labeled_images_total", model=model) == 0
@@ -168,9 +169,21 @@ def test_labels_become_accuracy(metrics):
     assert value(metrics, "tta_accuracy_ratio", model="source", window="all") == 0.5
     assert value(metrics, "tta_accuracy_images", window="all") == 2
     assert value(metrics, "tta_labeled_images_correct_total", model="source") == 1
+    assert value(metrics, "tta_compared_images_total") == 2
     assert value(metrics, "tta_label_delay_seconds_sum") == 30.0
     assert value(metrics, "tta_labels_received_total") == 2
     assert value(metrics, "tta_labels_duplicate_total") == 1
+
+
+def test_models_are_compared_over_the_images_that_both_answered(metrics):
+    join, accuracy = LabelJoin(), Accuracy()
+    for name, source in (("asked", [1, 1]), ("not asked", None)):
+        join.answered(name, [1, 2], source, now=0.0)
+        metrics.labelled(join.labelled(name, [1, 2], now=30.0), accuracy)
+    assert value(metrics, "tta_labeled_images_total", model="served") == 4
+    assert value(metrics, "tta_compared_images_total") == 2
+    assert value(metrics, "tta_compared_images_correct_total", model="served") == 2
+    assert value(metrics, "tta_compared_images_correct_total", model="source") == 1
 
 
 def test_drift_is_score_threshold_and_state(metrics):

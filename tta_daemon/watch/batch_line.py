@@ -17,6 +17,7 @@ def batch_line(batch: Batch, answered: Answered, hold: Hold | None) -> Line:
         "by": answered.serve.value,
         "infer_s": round(answered.seconds, 4),
         "source_s": round(answered.source_seconds, 4),
+        "guard_s": round(answered.guard_seconds, 4),
         "learned": hold is None,
         **({"held": hold.value} if hold else {}),
         **({"repaired": answered.repaired} if answered.repaired else {}),

@@ -24,7 +24,7 @@ from tta_daemon.watch.view import DEPTHS
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 DELAYS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0, 7 * 24 * 3600.0)
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
-PHASES = ("decode", "infer", "source", "produce", "adapt", "watch", "commit")
+PHASES = ("decode", "infer", "source", "guard", "produce", "adapt", "watch", "commit")
 MODELS = ("adapted", "source", "served")
 WINDOWS = ("recent", "all")
 
@@ -199,6 +199,11 @@ class Instruments:
         self.judged = make(Gauge, "tta_accuracy_images", "Labeled images behind that share.", {"window": WINDOWS})
         self.labeled = make(Counter, "tta_labeled_images", "Labeled images that a model answered.", models)
         self.right = make(Counter, "tta_labeled_images_correct", "Labeled images that a model answered right.", models)
+        both_answered = "Labeled images that the source model answered too"
+        self.compared = make(Counter, "tta_compared_images", f"{both_answered}: what accuracies are compared over.")
+        self.compared_right = make(
+            Counter, "tta_compared_images_correct", f"{both_answered}, and that a model answered right.", models
+        )
         self.delay = make(Histogram, "tta_label_delay_seconds", "From an answer to its label.", buckets=DELAYS)
         self.tallies = {
             "labels": make(Counter, "tta_labels_received", "Records read from the labels topic."),

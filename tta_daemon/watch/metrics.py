@@ -85,6 +85,7 @@ class Metrics:
         self._looked_at("adapted", answered.adapted)
         if answered.source is not None:
             self._at.phases.labels("source").observe(answered.source_seconds)
+            self._at.phases.labels("guard").observe(answered.guard_seconds)
             self._looked_at("source", answered.source)
             agree = (answered.adapted.argmax(1) == answered.source.argmax(1)).double().mean()
             self._smoothed(self._at.agreement, "agreement", float(agree), batch.size)
@@ -167,6 +168,9 @@ class Metrics:
             if right is not None:
                 self._at.labeled.labels(model).inc(scored.images)
                 self._at.right.labels(model).inc(right)
+                if scored.source_right is not None:
+                    self._at.compared_right.labels(model).inc(right)
+        self._at.compared.inc(0 if scored.source_right is None else scored.images)
         self._at.delay.observe(scored.delay_s)
         for window, ratio in (("recent", accuracy.recent), ("all", accuracy.overall)):
             self._at.judged.labels(window).set(ratio.images)
