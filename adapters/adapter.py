@@ -184,6 +184,12 @@ class Adapter(nn.Module):
         """A copy of everything that moves, row by row. Feeding it to `load` resumes bit for bit."""
         return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in self._moving()}
 
+    @property
+    def finite(self) -> bool:
+        """Whether all that was learned is finite."""
+        found = [tensor.detach().isfinite().all() for _, tensor in self._moving() if tensor.is_floating_point()]
+        return not found or bool(torch.stack([each.to(found[0].device) for each in found]).all())
+
     @torch.no_grad()
     def load(self, memory: Memory) -> None:
         """Take over what `dump` returned, all of it or nothing. Only buffers that are born empty change their shape.

@@ -73,9 +73,11 @@ class NormOnly(Adapter):
 
     @torch.no_grad()
     def predict_mixed(self, images: Tensor, source_images: float) -> Tensor:
-        """Logits by the mixture, in those modes."""
+        """Logits by the mixture, in those modes; one of them asks for so much of the source at least."""
         if not self.by_batch:
             return self.predict(images)
+        if self.options.mode == "prior":
+            source_images = max(source_images, self.options.source_images)
         with normalizing(self.network, pseudo_counted(source_images)):
             logits: Tensor = self.network(images)
         return logits

@@ -40,7 +40,7 @@ def predict_together(
     images: Tensor,
     sizes: Sequence[int],
     memories: Sequence[Memory | None],
-    source_images: float = 0.0,
+    source_images: Sequence[float] | None = None,
 ) -> Tensor:
     """What `Adapter.predict` says of each part of ``images`` after `Adapter.load` of its memory, in one forward.
 
@@ -49,7 +49,7 @@ def predict_together(
         images: N x 3 x H x W, part after part.
         sizes: how many of them each part has, at least 1.
         memories: what each part's stream has learned; None: it is newborn.
-        source_images: what the source counts as beside a part's own images, as in `pseudo_counted`.
+        source_images: what the source counts as beside each part's own images, as in `pseudo_counted`; absent: nothing.
 
     Returns:
         Logits, N x C.
@@ -59,8 +59,8 @@ def predict_together(
         return torch.cat([adapter.read(part, memory or adapter.birth) for part, memory in parts])
     if not isinstance(adapter, NormOnly | Tent | Rpl | Eata | Sar | Roid):
         raise TypeError(f"{type(adapter).__name__} answers one stream at a time")
-    if isinstance(adapter, NormOnly):
-        source_images = adapter.options.source_images if adapter.options.mode == "prior" else 0.0
+    if isinstance(adapter, NormOnly) and adapter.options.mode == "prior":
+        source_images = [max(adapter.options.source_images, n) for n in source_images or [0.0] * len(sizes)]
     of = torch.repeat_interleave(torch.tensor(sizes, device=images.device))
     birth = adapter.birth
     affine = {norm: _affine(name, norm, [memory or birth for memory in memories])

@@ -35,8 +35,9 @@ class Answered:
     adapted model would have said.
     ``learn`` is to be called after the answers have left. It never raises; None where it failed, and all that was
     learned is forgotten. ``head`` is what the adapted answers were made from, where somebody wants to know. Seconds are
-    what each of the two models took, and what the guard asked of the adapted one besides. ``step`` is the adapter's before it learned. Where ``together`` is above 1, so
-    many streams shared the forward, and the learner's network is none of theirs.
+    what each of the two models took, and what the guard asked of the adapted one besides. ``step`` is the adapter's
+    before it learned. Where ``together`` is above 1, so many streams shared the forward, and the learner's network is
+    none of theirs.
     """
 
     logits: Tensor

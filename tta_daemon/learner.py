@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import adapters
-from adapters.parts.norms import FEWEST
+from adapters.parts.norms import FEWEST, beside
 from adapters.together import answers_together, predict_together
 from tta_daemon import __version__
 from tta_daemon.answered import Answered, Hold, Signals
@@ -23,9 +23,11 @@ from tta_daemon.control.sections import Adapt
 from tta_daemon.control.sections import Guard as GuardSettings
 from tta_daemon.control.snapshot import REMEDY, Identity, Snapshot, identity_of
 from tta_daemon.errors import CheckpointError
+from tta_daemon.left import Fortune, Left
 from tta_daemon.life import Life
 from tta_daemon.model.load import Deployed
 from tta_daemon.pace import Pace
+from tta_daemon.speakers import Speakers
 from tta_daemon.stream.records import Partition, Stream
 from tta_daemon.watch.guard import Guard, Lives, Serve, blended
 from tta_daemon.watch.information import Information, told
@@ -34,12 +36,6 @@ from tta_daemon.watch.watching import watch_of
 
 if TYPE_CHECKING:
     from tta_daemon.model.deputy import Deputy
-
-MOST_LEFT = 4
-"""States of methods that were left which are remembered: the latest."""
-
-DICE = ("dice._extra_state/state",)
-"""Where an adapter's memory holds its randomness."""
 
 log = structlog.get_logger(__name__)
 
@@ -57,13 +53,6 @@ class Part(NamedTuple):
     images: Tensor
     life: Life
     memory: adapters.Memory | None
-
-
-class _Left(NamedTuple):
-    """What was learned by a method that is not in use any more, and what its randomness came from."""
-
-    memory: adapters.Memory
-    fortune: tuple[int, torch.device]
 
 
 class Learner:
@@ -85,17 +74,25 @@ class Learner:
         guard: GuardSettings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._deployed = deployed
         self._adapt = adapt
         self._clock = clock
         self._pace = Pace(adapt, sample, clock)
-        self.adapter = newborn(deployed, adapt)
+        self._speakers = Speakers(deployed, newborn(deployed, adapt))
         self._deputy = deputy_of(deployed, adapt)
-        self.life = Life.new(deployed, guard)
+        self.life = Life.new(deployed, guard, clock())
         self._probe = probe_of(deployed)
         self._tap = HeadTap()
         self._sociable = answers_together(self.adapter)
-        self._left: dict[frozenset[tuple[str, str]], _Left] = {}
+        self._left = Left()
+
+    @property
+    def adapter(self) -> adapters.Adapter:
+        """What has learned."""
+        return self._speakers.adapter
+
+    @property
+    def _deployed(self) -> Deployed:
+        return self._speakers.deployed
 
     @property
     def method(self) -> str:
@@ -132,23 +129,20 @@ class Learner:
         What the old adapter learned is kept, and given back when the same model, method and structural options return.
         """
         if adapter is not None:
-            self._left[frozenset(self.identity.items())] = _Left(self.adapter.dump(), self._fortune)
-            self.adapter = adapter
-            self.guard.departed()
+            self._left.leave(self.identity, self.adapter, self._fortune)
+            self.life.guard = Guard(guard, self._clock())
+        self.guard.tune(guard)
         self._deputy = None if adapt.serve == "method" else deputy or self._deputy
-        self.guard.settings = guard
         if deployed is not self._deployed:
             self._probe = probe_of(deployed)
             self.life.watch = watch_of(deployed)
-        self._deployed, self._adapt = deployed, adapt
+        self._speakers, self._adapt = Speakers(deployed, adapter or self.adapter), adapt
         self._pace.adapt, self._pace.sample = adapt, sample
         if adapter is None:
             self.adapter.tune(adapt.chosen())
-        elif (left := self._left.pop(frozenset(self.identity.items()), None)) is not None:
-            self._return_to(left)
+        else:
+            self._return()
         self._sociable = answers_together(self.adapter)
-        while len(self._left) > MOST_LEFT:
-            del self._left[next(iter(self._left))]
 
     @property
     def identity(self) -> Identity:
@@ -156,15 +150,18 @@ class Learner:
         return identity_of(self._deployed, self._adapt)
 
     @property
-    def _fortune(self) -> tuple[int, torch.device]:
+    def _fortune(self) -> Fortune:
         """What the adapter's randomness comes from."""
-        return self._adapt.seed, self._deployed.classifier.mean.device
+        return self._adapt.seed, self._device
 
-    def _return_to(self, left: "_Left") -> None:
-        """Go on where this state was left; with new randomness, where that is wanted."""
-        dice = {} if left.fortune == self._fortune else {n: t for n, t in self.adapter.dump().items() if n in DICE}
+    @property
+    def _device(self) -> torch.device:
+        return self._deployed.classifier.mean.device
+
+    def _return(self) -> None:
+        """Go on where the method was left, if it was here before."""
         try:
-            self.adapter.load({**left.memory, **dice})
+            self._left.give_back(self.identity, self.adapter, self._fortune)
         except (ValueError, KeyError, RuntimeError) as fault:
             self._fail(fault)
 
@@ -195,7 +192,7 @@ class Learner:
 
     def new_life(self) -> Life:
         """Of a stream that nothing was seen of yet."""
-        return Life.new(self._deployed, self.guard.settings)
+        return Life.new(self._deployed, self.guard.settings, self._clock())
 
     def enter(self, life: Life, memory: adapters.Memory | None) -> None:
         """Answer for another stream from now on, which is newborn where it has no memory."""
@@ -207,22 +204,25 @@ class Learner:
 
     def impression(self, images: Tensor) -> Tensor:
         """What the frozen source model sees of images, as one vector; near for images of the same kind."""
-        return impression_of(self._probe(images.to(self._deployed.classifier.mean.device)))
+        return impression_of(self._probe(images.to(self._device)))
 
     def tells_more(self, memory: adapters.Memory, images: Tensor) -> bool:
         """Whether an adapter that has learned this tells more about the images than a newborn one does.
 
         The network is nobody's after it.
         """
-        images = images.to(self._deployed.classifier.mean.device)
-        self.adapter.load(memory)
-        grown = told(self._predict(images))
-        self.adapter.rewind()
-        newborn = told(self._predict(images))
-        if grown is None or newborn is None:
-            return newborn is None and grown is not None
+        images = images.to(self._device)
+        self.adapter.mix(self._mixture)
+        try:
+            self.adapter.load(memory)
+            said = self._speakers.grown_and_newborn(images)
+        except (ValueError, KeyError, RuntimeError):
+            return False
+        grown, fresh = map(told, said)
+        if grown is None or fresh is None:
+            return fresh is None and grown is not None
         pair = Information(), Information()
-        for about, words in zip(pair, (grown, newborn), strict=True):
+        for about, words in zip(pair, (grown, fresh), strict=True):
             about.add(words, len(images))
         return pair[0].information > pair[1].information
 
@@ -232,21 +232,21 @@ class Learner:
         ``lag_s`` is the age of its oldest record; ``learned`` ones are not learned from again.
         """
         began, step = self._clock(), self.step
-        images = images.to(self._deployed.classifier.mean.device)
+        images = images.to(self._device)
         hold = Hold.LEARNED if learned else self._pace.hold(self.life, len(images), lag_s)
         self.life.batches += not learned
-        watched = self._pace.watched()
-        self._live_by(self.guard, hold)
-        if self.guard.balances:
-            hold = Hold.RUNS
+        watched = self._pace.watched(self.life, learned=learned)
+        self._settle_statistics(hold)
         try:
             with self._tap.on(self.adapter) if watched and self._deployed.known else nullcontext():
-                adapted, learn = self._ask(images, hold)
-        except (RuntimeError, ValueError) as fault:
-            adapted, learn, hold = self._ask_source(images), _nothing, Hold.FAILED
+                adapted, learn, hold = self._ask(images, hold)
+            adapted, repaired = self._speakers.repaired(adapted, images)
+            if repaired:
+                self._assert_finite()
+        except (ArithmeticError, RuntimeError, ValueError) as fault:
             self._fail(fault)
+            adapted, repaired, learn, hold = self._speakers.source(images), 0, _nothing, Hold.FAILED
         asked = self._clock()
-        adapted, repaired = self._repair(adapted, images)
         looks = learned or not self._guarded or self.guard.looks(images, adapted)
         began_look = self._clock()
         view = self._probe(images) if watched and looks else None
@@ -256,15 +256,19 @@ class Learner:
         if view is not None and not learned:  # no batch is weighed twice
             said = {lived: self._single_view(adapted, images, hold)} | self._otherwise(images, hold)
         listened = self._clock()
-        serve, worth_learning = self._weigh(said, view, learned=learned)
+        serve = self._weigh(said, None if learned else view)
         leaves = adapted if self.guard.lives is lived else said.get(self.guard.lives, adapted)
+        if hold is Hold.FAILED or repaired == len(images):
+            serve, logits = Serve.SOURCE, adapted  # which is the source's
+        else:
+            logits = self._served(serve, leaves, view, images)
         if not learned:
             self._remember(images, adapted)
-        if hold is None and not worth_learning:
+        if hold is None and self._guarded and not self.guard.teaches():
             learn, hold = _nothing, Hold.GUARD
         return Answered(
             step=step,
-            logits=self._served(serve, leaves, view, images),
+            logits=logits,
             adapted=adapted,
             serve=serve,
             view=view,
@@ -289,20 +293,24 @@ class Learner:
         Raises:
             RuntimeError, ValueError: that cannot be done; nothing has changed.
         """
-        began, device = self._clock(), self._deployed.classifier.mean.device
-        images, sizes = torch.cat([part.images for part in parts]).to(device), [len(part.images) for part in parts]
-        hold = Hold.NEVER if self._adapt.when == "never" else Hold.SMALL
-        source_images = FEWEST if hold is Hold.SMALL else 0
-        memories = [part.memory for part in parts]
-        self.adapter.mix(self._mixture)
+        began = self._clock()
+        images, sizes = torch.cat([part.images for part in parts]).to(self._device), [len(p.images) for p in parts]
+        source_images, memories = [self._source_images(part) for part in parts], [part.memory for part in parts]
         logits = predict_together(self.adapter, images, sizes, memories, source_images) / self.adapter.temperature
         asked = self._clock()
-        view = self._probe(images) if self._pace.watched() else None
+        watched = [self._pace.watched(part.life) for part in parts]
+        views = self._probe(images).split(sizes) if any(watched) else [None] * len(parts)
+        seen = [view if due else None for view, due in zip(views, watched, strict=True)]
         seconds = (asked - began) / len(parts), (self._clock() - asked) / len(parts)
-        views = [None] * len(parts) if view is None else view.split(sizes)
-        rows = zip(parts, torch.split(images, sizes), torch.split(logits, sizes), views, strict=True)
+        rows = zip(parts, torch.split(images, sizes), torch.split(logits, sizes), seen, strict=True)
+        hold = Hold.NEVER if self._adapt.when == "never" else Hold.SMALL
         shared = replace(NOBODYS, hold=hold, seconds=seconds[0], source_seconds=seconds[1], together=len(parts))
         return [self._one_of(*row, shared) for row in rows]
+
+    def _source_images(self, part: Part) -> float:
+        """What the source counts as beside a stream's images, as when that stream is answered by itself."""
+        mixture = self._mixture if part.life.guard.mixes else 0.0
+        return max(FEWEST if self._few(part.images) else 0.0, beside(mixture, len(part.images)))
 
     def _one_of(
         self, part: Part, images: Tensor, logits: Tensor, view: SourceView | None, shared: Answered
@@ -310,27 +318,27 @@ class Learner:
         """What one stream's part of a shared forward comes to, judged by that stream's own guard."""
         self.life = part.life
         self.life.batches += 1
-        self.guard.mixes, self.guard.balances = self.adapter.mixed > 0, False  # as all who share the forward
-        adapted, repaired = self._repair(logits, images)
-        serve, _ = self._weigh({self.guard.lives: adapted}, view)
+        self._settle_statistics(shared.hold, beside_memory=self._few(images))  # who are many cannot be, in company
+        adapted, repaired = self._speakers.repaired(logits, images)
+        serve = Serve.SOURCE if repaired == len(images) else self._weigh({self.guard.lives: adapted}, view)
         logits = self._served(serve, adapted, view, images)
         step = 0 if part.memory is None else int(part.memory["steps"])
         return replace(shared, logits=logits, adapted=adapted, serve=serve, view=view, repaired=repaired, step=step)
 
-    def _weigh(
-        self, said: Mapping[Lives, Tensor], view: SourceView | None, *, learned: bool = False
-    ) -> tuple[Serve, bool]:
-        """Whose answers leave, and whether the guard finds the batch worth learning from."""
+    def _weigh(self, said: Mapping[Lives, Tensor], view: SourceView | None) -> Serve:
+        """Whose answers leave; those that are not to be weighed have no ``view``."""
         guard = self.guard
         if not self._guarded:
-            return Serve.ADAPTED, True
+            return Serve.ADAPTED
         if not self.adapter.judged:
             best = guard.trust()
-        elif learned:
-            best = guard.serve
         else:
             best = guard.carry_on() if view is None else guard.weigh(view.logits, said)
-        return Serve.SOURCE if guard.settings.mode == "observe" else best, guard.teachable
+        return Serve.SOURCE if guard.settings.mode == "observe" else best
+
+    def _few(self, images: Tensor) -> bool:
+        """Whether they are too few to go by their own statistics, whatever they are not learned from for."""
+        return len(images) < self._pace.smallest
 
     @property
     def _guarded(self) -> bool:
@@ -342,37 +350,30 @@ class Learner:
         able = self.adapter.by_batch and self.adapter.judged and self._deputy is None
         return self.guard.settings.mixed if self._guarded and able else 0.0
 
-    def _live_by(self, guard: Guard, hold: Hold | None) -> None:
-        """Let norms go by the batch, or mix the source in: whichever a stream's guard found to tell more."""
-        mixture = self._mixture
+    def _settle_statistics(self, hold: Hold | None, *, beside_memory: bool = True) -> None:
+        """Let norms go by the batch, mix the source in, or ask the memory: whichever a stream's guard found best."""
+        guard, mixture, before = self.guard, self._mixture, self.guard.lives
         guard.mixes = guard.mixes and mixture > 0
-        able = mixture > 0 and len(guard.memory) > 0 and hold not in {Hold.SMALL, Hold.DRIFT}
+        able = beside_memory and mixture > 0 and len(guard.memory) > 0 and hold is not Hold.DRIFT
         guard.balances = guard.balances and able
+        if guard.lives is not before:
+            guard.unsettle()
         self.adapter.mix(mixture if guard.mixes else 0.0)
 
     def _otherwise(self, images: Tensor, hold: Hold | None) -> dict[Lives, Tensor]:
         """What the adapter would say by other statistics: what can be asked, and is worth asking."""
-        guard, mixture = self.guard, self._mixture
-        if not mixture or hold in {Hold.SMALL, Hold.DRIFT}:
-            return {}  # small batches are mixed anyway, and where nothing drifted there is nothing to undo
-        asked = {Lives.MIXED: mixture, Lives.BATCH: 0.0}
-        said = {by: self._said_by(share, images) for by, share in asked.items() if by is not guard.lives}
+        guard, mixture, speakers = self.guard, self._mixture, self._speakers
+        if not mixture or self._few(images) or hold is Hold.DRIFT:
+            return {}  # few images are mixed anyway, and where nothing drifted there is nothing to undo
+        shares = {Lives.MIXED: mixture, Lives.BATCH: 0.0}
+        found = {by: speakers.by(share, images) for by, share in shares.items() if by is not guard.lives}
         if guard.doubtful and len(guard.memory) and not guard.balances:
-            said[Lives.BALANCED] = self._else_none(lambda: self._beside_memory(images), images)
-        return {by: logits for by, logits in said.items() if logits is not None}
+            found[Lives.BALANCED] = self._beside_memory(images)
+        return {by: logits for by, logits in found.items() if logits is not None}
 
-    def _said_by(self, share: float, images: Tensor) -> Tensor | None:
-        lived = self.adapter.mixed
-        self.adapter.mix(share)
-        try:
-            return self._else_none(lambda: self._predict(images), images)
-        finally:
-            self.adapter.mix(lived)
-
-    def _beside_memory(self, images: Tensor) -> Tensor:
-        """As `_predict`, normalized together with as many images of every class."""
-        others = self.guard.memory.draw(len(images)).to(images)
-        return self._predict(torch.cat((images, others)))[: len(images)]
+    def _beside_memory(self, images: Tensor) -> Tensor | None:
+        """What the adapter says of a batch normalized together with as many images of every class, if it can."""
+        return self._speakers.beside(self.guard.memory.draw(len(images)), images)
 
     def _remember(self, images: Tensor, logits: Tensor) -> None:
         """Keep images of every class while labels may come in runs, and only then."""
@@ -387,34 +388,30 @@ class Learner:
         """What the guard goes by: the answers, or what they would be were they no means over views."""
         if not (self._guarded and self.adapter.averages_views) or hold is not None:
             return adapted
-        single = self._else_none(lambda: self._predict(images), images)
+        single = self._speakers.by(self.adapter.mixed, images)
         return adapted if single is None else single
-
-    def _else_none(self, ask: Callable[[], Tensor], images: Tensor) -> Tensor | None:
-        try:
-            return self._repair(ask(), images)[0]
-        except (RuntimeError, ValueError):
-            return None
 
     def _served(self, serve: Serve, adapted: Tensor, view: SourceView | None, images: Tensor) -> Tensor:
         """The logits that leave."""
         if serve in {Serve.MIXED, Serve.ADAPTED}:
             return adapted
-        source = self._ask_source(images) if view is None else view.logits
+        source = self._speakers.source(images) if view is None else view.logits
         return source if serve is Serve.SOURCE else blended(source, adapted)
 
-    def _ask(self, images: Tensor, hold: Hold | None) -> tuple[Tensor, Callable[[], Signals | None]]:
-        if hold is Hold.SMALL:
-            return self._predict_mixed(images, FEWEST), _nothing
-        if hold is Hold.RUNS:
-            beside = self._else_none(lambda: self._beside_memory(images), images)
-            return self._predict(images) if beside is None else beside, _nothing
+    def _ask(self, images: Tensor, hold: Hold | None) -> tuple[Tensor, Callable[[], Signals | None], Hold | None]:
+        """What the adapted model says, how it is learned from, and why it is not."""
+        if self._few(images):
+            return self._speakers.of_few(images), _nothing, hold
+        if self.guard.balances:
+            beside_memory = self._beside_memory(images)
+            said = self._speakers.adapted(images) if beside_memory is None else beside_memory
+            return said, _nothing, hold if hold is Hold.LEARNED else Hold.RUNS
         if self._deputy is not None:
-            return self._ask_deputy(self._deputy, images, hold)
+            return *self._ask_deputy(self._deputy, images, hold), hold
         if hold is not None:
-            return self._predict(images), _nothing
+            return self._speakers.adapted(images), _nothing, hold
         answer = adapters.answer(self.adapter, images)
-        return answer.logits / self.adapter.temperature, lambda: self._learn(answer, images)
+        return answer.logits / self.adapter.temperature, lambda: self._learn(answer, images), None
 
     def _ask_deputy(
         self, deputy: "Deputy", images: Tensor, hold: Hold | None
@@ -428,21 +425,14 @@ class Learner:
         later = adapters.Answer(logits, lambda: adapters.answer(self.adapter, images).learn())
         return logits / self.adapter.temperature, lambda: self._learn(later, images)
 
-    def _predict(self, images: Tensor) -> Tensor:
-        """Logits whose softmax is a probability."""
-        return self.adapter.predict(images) / self.adapter.temperature
-
-    def _predict_mixed(self, images: Tensor, source_images: float) -> Tensor:
-        """As `_predict`, by statistics mixed with the source's."""
-        return self.adapter.predict_mixed(images, source_images) / self.adapter.temperature
-
     def _learn(self, answer: adapters.Answer, images: Tensor) -> Signals | None:
         """Learn; None where the method failed and is back at birth."""
         try:
             with self._pace.learning():
                 signals = answer.learn()
+                self._assert_finite()
                 self._think_again(images)
-        except (RuntimeError, ValueError) as fault:
+        except (ArithmeticError, RuntimeError, ValueError) as fault:
             self._fail(fault)
             return None
         else:
@@ -454,14 +444,14 @@ class Learner:
         if guard.settings.mode == "off":
             return
         if guard.reset_due(self.step):
-            self.forget()
+            self._rewind()
         elif (
             self.adapter.judged
             and self._remembers
             and guard.check_due()
-            and guard.check(*self._grown_and_newborn(images))
+            and guard.check(*self._speakers.grown_and_newborn(images))
         ):
-            self.forget(guard.kept)
+            self._rewind(guard.kept)
 
     @property
     def _remembers(self) -> bool:
@@ -469,39 +459,24 @@ class Learner:
         answerer = self.adapter.answerer()
         return answerer is None or bool(answerer.tensors())
 
-    def _grown_and_newborn(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What the adapter says of the images, and what it said when it was born."""
-        grown, memory = self._predict(images), self.adapter.dump()
+    def forget(self) -> None:
+        """Back to birth, for somebody asked for it: nothing was found about what answers from now on."""
         self.adapter.rewind()
-        try:
-            return grown, self._predict(images)
-        finally:
-            self.adapter.load(memory)
+        self.life.guard = Guard(self.guard.settings, self._clock())
 
-    def forget(self, kept: float = 0.0) -> None:
+    def _rewind(self, kept: float = 0.0) -> None:
         """Back to birth, or to where only so much of what was learned is kept."""
         self.adapter.rewind(kept)
-        self.guard.departed()
+        self.guard.departed(self._clock())
+
+    def _assert_finite(self) -> None:
+        if not self.adapter.finite:
+            raise FloatingPointError("what was learned is not finite")
 
     def _fail(self, fault: Exception) -> None:
         """The method cannot go on from where it is: back to birth."""
         log.warning("adaptation failed; what was learned is forgotten", method=self.method, error=str(fault))
-        self.forget()
-
-    @torch.no_grad()
-    def _ask_source(self, images: Tensor) -> Tensor:
-        frozen, classifier = self._deployed.frozen, self._deployed.classifier
-        if frozen is not None:
-            return frozen(images).logits
-        return torch.cat([classifier(part) for part in classifier.portions(images)])
-
-    def _repair(self, logits: Tensor, images: Tensor) -> tuple[Tensor, int]:
-        """Answers that are not finite are given by the source model instead."""
-        broken = ~torch.isfinite(logits).all(1)
-        count = int(broken.sum())
-        if count:
-            logits = torch.where(broken[:, None], self._ask_source(images), logits)
-        return logits, count
+        self._rewind()
 
 
 def _nothing() -> Signals:

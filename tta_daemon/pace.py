@@ -21,7 +21,6 @@ class Pace:
     def __init__(self, adapt: Adapt, sample: float, clock: Callable[[], float]) -> None:
         self.adapt, self.sample = adapt, sample
         self._clock = clock
-        self._sampled = 0.0
         self._learned_at = self._learned_for = 0.0
 
     @property
@@ -52,11 +51,16 @@ class Pace:
             self._learned_at = self._clock()
             self._learned_for = self._learned_at - began
 
-    def watched(self) -> bool:
-        """Count a batch; True for the share of them that the frozen model sees, evenly spread."""
-        self._sampled += self.sample
-        watched = self._sampled >= 1.0
-        self._sampled -= float(watched)
+    def watched(self, life: Life, *, learned: bool = False) -> bool:
+        """Count a batch of a stream; True for the share of them that the frozen model sees, evenly spread.
+
+        ``learned`` ones were counted before: they are seen where all are.
+        """
+        if learned:
+            return self.sample >= 1.0
+        life.sampled += self.sample
+        watched = life.sampled >= 1.0
+        life.sampled -= float(watched)
         return watched
 
     def _rest(self, budget: float) -> float:

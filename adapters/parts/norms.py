@@ -5,7 +5,7 @@ Rules after Schneider et al. 2020 (pseudo-counts), Nado et al. 2020 and Wang et 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -135,28 +135,27 @@ Affine = Mapping["StreamNorm", tuple[Tensor, Tensor]]
 """Scale and shift of each norm, for each group of images: two tensors of G x C."""
 
 
-def by_group(of: Tensor, affine: Affine, source_images: float = 0.0) -> Rule:
+def by_group(of: Tensor, affine: Affine, source_images: Sequence[float] | None = None) -> Rule:
     """Each group of images by its own statistics, scale and shift: the streams of a batch do not see one another.
 
     Args:
         of: the group of each image, N, from 0 on.
         affine: the norms that differ between groups; all others are as they are.
-        source_images: what the source counts as beside each group's own images, as in `pseudo_counted`.
+        source_images: what the source counts as beside each group's own images, as in `pseudo_counted`; absent:
+            nothing. What a norm mixes in otherwise does not count here.
     """
     count = torch.bincount(of)
+    source = torch.tensor(source_images or [0.0] * len(count), dtype=torch.float32, device=of.device)
+    weight = (count / (source + count))[:, None]
 
     def rule(norm: StreamNorm, given: Tensor) -> Tensor:
-        source = (norm.mixed * count).clamp(min=max(source_images, FEWEST)) if norm.mixed else source_images
-        weight = (count / (source + count))[:, None]
         x = given.to(_wide(given))
         spots = x.flatten(2) if x.dim() > 2 else x[:, :, None]  # noqa: PLR2004 - N x C
         share = (1.0 / count).to(x)[:, None]
         mean = torch.zeros(len(count), x.size(1)).to(x).index_add_(0, of, spots.mean(2)) * share
         spread = (spots - mean[of][:, :, None]).square().mean(2)
         var = torch.zeros_like(mean).index_add_(0, of, spread) * share
-        own = weight.to(x)
-        if source_images == 0:
-            own = own * (count * spots.size(2) > 1).to(x)[:, None]  # a single value says nothing
+        own = (weight * ((source > 0) | (count * spots.size(2) > 1))[:, None]).to(x)  # a single value says nothing
         mean, var = torch.lerp(norm.source[0], mean, own), torch.lerp(norm.source[1], var, own)
         scale, shift = affine.get(norm, (norm.weight, norm.bias))
         factor = torch.rsqrt(var + norm.eps) if scale is None else torch.rsqrt(var + norm.eps) * scale

@@ -189,6 +189,7 @@ def test_adapt_changes_something(row: tuple[str, str, str]) -> None:
     learn(adapter, range(3))
     assert bool(moved(before, adapter.dump())) is (row[1] not in SAMPLES[row[0]].idle)
     assert int(adapter.steps) == 3
+    assert adapter.finite
 
 
 @every_row

@@ -47,16 +47,16 @@ def test_each_part_is_answered_as_if_it_were_alone(name):
     parts()
 
 
-def test_small_parts_lean_on_the_source_as_small_batches_do():
+def test_parts_lean_on_the_source_as_batches_do_each_as_far_as_it_shall():
     from adapters.parts.norms import normalizing, pseudo_counted  # noqa: PLC0415
 
     adapter, memories = streams_of("tent", 3)
     seen = images(6, seed=5)
-    together = predict_together(adapter, seen, [1, 2, 3], memories, source_images=16)
+    together = predict_together(adapter, seen, [1, 2, 3], memories, source_images=[16, 0, 8])
     apart = []
-    for memory, part in zip(memories, seen.split([1, 2, 3]), strict=True):
+    for memory, part, counts in zip(memories, seen.split([1, 2, 3]), [16, 0, 8], strict=True):
         adapter.load(adapter.birth if memory is None else memory)
-        with normalizing(adapter, pseudo_counted(16)):
+        with normalizing(adapter, pseudo_counted(counts)):
             apart.append(adapter.predict(part))
     torch.testing.assert_close(together, torch.cat(apart), rtol=1e-4, atol=1e-4)
 

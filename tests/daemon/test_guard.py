@@ -14,6 +14,7 @@ from tta_daemon.answered import Hold
 from tta_daemon.control.sections import Guard as Settings
 from tta_daemon.learner import Learner
 from tta_daemon.model.load import load
+from tta_daemon.speakers import Speakers
 from tta_daemon.watch.accuracy import Scored
 from tta_daemon.watch.balanced import MOST, Balanced
 from tta_daemon.watch.glance import Glance
@@ -68,13 +69,14 @@ def test_what_is_not_finite_is_never_served():
 
 
 @pytest.mark.parametrize(
-    ("source", "adapted", "teachable"),
+    ("source", "adapted", "sound"),
     [(SHARP, said(7.0), True), (SHARP, said(3.0), False), (SHARP, COLLAPSED, False), (DULL, SHARP, True)],
 )
-def test_what_is_far_worse_than_the_source_is_not_learned_from(source, adapted, teachable):
+def test_what_is_far_worse_than_the_source_is_not_learned_from(source, adapted, sound):
     guard = Guard(Settings())
     weigh(guard, source, adapted)
-    assert guard.teachable is teachable
+    assert guard.sound is sound
+    assert guard.teaches() is sound
 
 
 def test_a_change_of_mind_is_told_once_with_its_evidence():
@@ -190,7 +192,7 @@ def test_where_nothing_changes_the_source_is_asked_about_few_batches():
     first = looked_at(guard, 20, dice)
     assert first <= 8
     assert looked_at(guard, 100, dice) == 10
-    assert guard.teachable
+    assert guard.sound
     assert (
         looked_at(guard, 4, dice, brightness=0.3) == 4
     )  # the images change: who says that what was found still holds?
@@ -214,7 +216,7 @@ def test_a_guard_that_does_not_look_still_learns_as_slowly_as_it_decided():
     guard = by_batch_alone(window=16)
     weigh(guard, DULL, SHARP)
     guard.every = 4
-    taught = [guard.carry_on() is Serve.ADAPTED and guard.teachable for _ in range(16)]
+    taught = [guard.carry_on() is Serve.ADAPTED and guard.teaches() for _ in range(16)]
     assert sum(taught) == 4
 
 
@@ -280,7 +282,7 @@ def test_where_labels_come_in_runs_images_of_every_class_are_normalized_with():
         served = guard.weigh(one_class, known)
     assert served is Serve.MIXED
     assert guard.lives is Lives.BALANCED
-    assert not guard.teachable or guard.doubtful
+    assert not guard.sound or guard.doubtful
     assert "images of every class" in guard.verdicts()[-1].words
     assert guard.evidence()["balanced_information"] > guard.evidence()["mixed_information"]
     for _ in range(6):
@@ -356,7 +358,7 @@ def test_after_a_rewind_learning_is_slower_until_all_is_calm():
     taught = []
     for _ in range(32):
         weigh(guard, DULL, SHARP)
-        taught.append(guard.teachable)
+        taught.append(guard.teaches())
     assert sum(taught) == 2
     for faster in (8, 4, 2, 1, 1):
         assert not any(guard.check(SHARP, SHARP) for _ in range(CALM))
@@ -389,11 +391,11 @@ def test_a_new_beginning_is_due_after_so_many_steps():
 def test_labels_overrule_what_answers_seem_to_tell():
     guard = Guard(Settings())
     for _ in range(40):
-        guard.labeled(Scored(1, 0, 1, 0.0))
+        guard.labeled(Scored(1, 0, 1, 0.0), 0.0)
     assert guard.vetoed
     assert weigh(guard, DULL, SHARP) is Serve.SOURCE
     for _ in range(40):
-        guard.labeled(Scored(1, 1, 0, 0.0))
+        guard.labeled(Scored(1, 1, 0, 0.0), 0.0)
     assert not guard.vetoed
     assert [v.decision for v in guard.verdicts()] == [Decision.VETO, Decision.TRUST]
 
@@ -436,7 +438,7 @@ def test_a_restart_decides_as_if_nothing_had_happened():
     weigh(guard, DULL, said(5.0), SHARP)
     guard.check(SHARP, DULL)
     guard.check_due()
-    guard.labeled(Scored(3, 2, 1, 0.0))
+    guard.labeled(Scored(3, 2, 1, 0.0), 0.0)
     other.load(guard.dump())
     assert other.evidence() == guard.evidence()
     assert other.serve is guard.serve
@@ -461,7 +463,7 @@ def test_a_batch_that_the_guard_rejects_is_answered_by_the_source_and_not_learne
 
 def test_to_observe_is_to_answer_with_the_source_and_to_learn_all_the_same():
     ours = learner(mode="observe")
-    ours.guard.weigh = lambda *_: ours.guard._turn_to(Serve.MIXED)
+    ours.guard.weigh, ours.guard.sound = lambda *_: ours.guard._turn_to(Serve.MIXED), True
     answered = ours.answer(images(8))
     assert answered.logits.equal(answered.source)
     assert answered.serve is Serve.SOURCE
@@ -488,7 +490,7 @@ def test_the_adapter_lives_by_the_mixture_until_the_batch_alone_tells_more(share
         return ours.guard._turn_to(Serve.ADAPTED)
 
     ours.guard.weigh = decided
-    mixed, alone = ours._predict_mixed(images(8), 16.0), ours._predict(images(8))
+    mixed, alone = ours._speakers.of_few(images(8)), ours._speakers.adapted(images(8))
     answered = ours.answer(images(8))
     assert answered.serve is Serve.ADAPTED
     assert answered.logits.equal(alone)
@@ -499,7 +501,7 @@ def test_the_adapter_lives_by_the_mixture_until_the_batch_alone_tells_more(share
         assert answered.logits is answered.adapted
         assert heard[0][1].keys() == {Lives.BATCH}
     answered.learn()
-    assert ours.answer(images(8)).adapted.equal(ours._predict(images(8)))  # from now on, it learns by it too
+    assert ours.answer(images(8)).adapted.equal(ours._speakers.adapted(images(8)))  # from now on, it learns by it too
     assert ours.adapter.mixed == 0
 
 
@@ -517,7 +519,7 @@ def test_the_source_and_the_other_statistics_are_asked_only_where_the_guard_look
     assert answered.serve is Serve.MIXED
     assert answered.logits is answered.adapted
     ours.guard.serve = Serve.SOURCE  # whoever is believed answers, looked at or not
-    assert ours.answer(images(8)).logits.equal(ours._ask_source(images(8)))
+    assert ours.answer(images(8)).logits.equal(ours._speakers.source(images(8)))
 
 
 def test_in_doubt_the_learner_remembers_images_and_normalizes_with_them():
@@ -561,26 +563,163 @@ def test_whatever_holds_learning_back_batches_in_runs_are_normalized_with_the_me
         ours.adapter.mix(1.0)
         answered = ours.answer(images(16))
         assert answered.hold is Hold.RUNS
-        assert not answered.adapted.allclose(ours._predict(images(16)))
+        assert not answered.adapted.allclose(ours._speakers.adapted(images(16)))
         assert answered.adapted.shape == beside.shape
 
 
-def test_a_batch_too_small_ends_what_a_memory_was_normalized_with_for():
+def test_a_batch_too_small_goes_by_the_source_and_ends_nothing():
     ours = in_runs(learn_from=8)
+    ours.guard.looks = lambda *_: False
     answered = ours.answer(images(3))
     assert answered.hold is Hold.SMALL
-    assert ours.guard.lives is not Lives.BALANCED
+    assert answered.adapted.equal(ours._speakers.of_few(images(3)))
+    assert ours.guard.lives is Lives.BALANCED
+    assert ours.answer(images(16)).hold is Hold.RUNS
 
 
-def test_where_the_memory_cannot_be_normalized_with_the_batch_is_answered_and_nothing_forgotten():
+@pytest.mark.parametrize(("adapt", "learned"), [({}, True), ({"when": "never"}, False), ({"when": "drift"}, False)])
+@pytest.mark.parametrize("mode", ["guarded", "off"])
+def test_few_images_lean_on_the_source_whatever_they_are_not_learned_from_for(adapt, learned, mode):
+    given = config(adapt={"learn_from": 4}, guard={"mode": mode, "mixed": 0.0})
+    ours = Learner(load(given.model), given.adapt.model_copy(update=adapt), 1.0, given.guard)
+    ours.life.drifted = False
+    answered = ours.answer(images(2), learned=learned)
+    assert answered.hold is not Hold.SMALL
+    assert answered.adapted.equal(ours._speakers.of_few(images(2)))
+    assert not answered.adapted.allclose(ours._speakers.adapted(images(2)))
+
+
+def settled(**guard):
+    """A learner whose adapted model answers alone, and whose guard sees no change anywhere."""
+    ours = learner(look_every=1000, **guard)
+    ours.guard._glance.changed = lambda *_: False
+    ours.guard.serve, ours.guard._settled, ours.guard.sound = Serve.MIXED, 10**6, True
+    return ours
+
+
+def test_where_the_adapted_model_answers_otherwise_than_was_judged_the_guard_looks_again():
+    ours = settled()
+    assert ours.answer(images(8)).view is None
+    ours.take(ours._deployed, ours._adapt, 1.0, ours.guard.settings.model_copy(update={"mixed": 0.0}), None)
+    again = ours.answer(images(8))
+    assert again.view is not None
+    assert again.serve is not Serve.MIXED
+
+
+def test_who_is_seldom_looked_at_is_not_believed_nor_learned_from_by_statistics_that_nobody_judged():
+    ours = settled()
+    ours.guard.memory.add(images(16), torch.arange(16) % 5)
+    ours.guard.doubtful = ours.guard.balances = True
+    assert ours.answer(images(16)).serve is Serve.MIXED
+    ours.guard.memory.forget()
+    ours._pace.sample = 0.0
+    answered = ours.answer(images(16))
+    assert answered.serve is Serve.SOURCE
+    assert answered.hold is Hold.GUARD
+
+
+def test_learning_slowly_goes_together_with_learning_from_some_batches_only():
+    given = config(adapt={"learn_from": 4, "every": 2}, guard={"mode": "guarded", "window": 16})
+    ours = Learner(load(given.model), given.adapt, 1.0, given.guard)
+    ours.guard.weigh, ours.guard.sound, ours.guard.every = lambda *_: Serve.MIXED, True, 2
+    held = []
+    for seed in range(16):
+        answered = ours.answer(images(8, seed=seed))
+        held.append(answered.hold)
+    assert held.count(None) == 4
+    assert held.count(Hold.GUARD) == 4
+    assert held.count(Hold.EVERY) == 8
+
+
+def test_labels_of_answers_that_another_state_gave_say_nothing_of_this_one():
+    guard = Guard(Settings())
+    guard.departed(100.0)
+    for _ in range(40):
+        guard.labeled(Scored(1, 0, 1, 60.0), 150.0)
+    assert not guard.vetoed
+    for _ in range(40):
+        guard.labeled(Scored(1, 0, 1, 40.0), 150.0)
+    assert guard.vetoed
+
+
+def test_who_asks_for_a_new_beginning_gets_all_of_it():
+    ours = learner()
+    ours.guard.every, ours.guard.serve, ours.guard.sound = 16, Serve.ADAPTED, True
+    ours.forget()
+    assert (ours.guard.every, ours.guard.serve, ours.guard.sound) == (1, Serve.SOURCE, False)
+    ours.guard.every = 16
+    ours._fail(RuntimeError("no"))
+    assert ours.guard.every == 16  # it was the method's doing
+    assert ours.guard.serve is Serve.SOURCE
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_was_found_before_the_guard_was_off_is_old(restarted):
+    guard = by_batch_alone(window=16)
+    assert weigh(guard, DULL, SHARP) is Serve.ADAPTED
+    guard.labeled(Scored(1, 0, 1, 0.0), 0.0)
+    wagered = guard._wager.worse
+    off = guard.settings.model_copy(update={"mode": "off"})
+    guard.tune(off)
+    assert guard.serve is Serve.ADAPTED
+    if restarted:
+        saved, guard = guard.dump(), by_batch_alone(window=16)
+        guard.load(saved)
+    else:
+        guard.tune(guard.settings.model_copy(update={"mode": "guarded"}))
+    assert guard.serve is Serve.SOURCE
+    assert guard.source.recent.images == 0
+    assert guard._wager.worse == wagered
+
+
+def test_of_one_class_nothing_can_be_told():
+    assert weigh(Guard(Settings()), torch.randn(4, 1), torch.randn(4, 1)) is Serve.BLEND
+
+
+@pytest.mark.parametrize("mode", ["guarded", "off"])
+def test_what_was_learned_and_is_not_finite_is_forgotten_at_once(mode):
+    ours = learner(mode=mode, rewind="selective")
+    ours.answer(images(8)).learn()
+    with torch.no_grad():
+        ours.adapter.network.learns.parameters[0].fill_(torch.nan)
+    answered = ours.answer(images(8, seed=1))
+    assert (answered.hold, answered.serve) == (Hold.FAILED, Serve.SOURCE)
+    assert answered.logits.equal(ours._speakers.source(images(8, seed=1)))
+    assert ours.adapter.finite
+    assert ours.step == 0
+
+
+def test_a_step_whose_outcome_is_not_finite_is_taken_back_before_anybody_sees_it():
+    ours = learner(mode="off")
+    answered = ours.answer(images(8))
+    with torch.no_grad():
+        ours.adapter.network.learns.parameters[0].fill_(torch.inf)
+    assert answered.learn() is None
+    assert ours.adapter.finite
+
+
+def test_an_image_that_is_not_finite_is_no_reason_to_forget():
+    guard, broken = Guard(Settings(window=50)), SHARP.clone()
+    broken[0] = torch.nan
+    assert not any(guard.check(broken, SHARP) for _ in range(5))
+    assert not guard.check(broken[:1], SHARP[:1])
+    assert guard.check(torch.cat((broken[:1], COLLAPSED[1:])), SHARP)
+
+
+def test_where_the_memory_cannot_be_normalized_with_the_batch_is_answered_and_nothing_forgotten_or_learned():
     ours = in_runs()
     ours.adapter.steps += 3
+    predict = ours.adapter.predict
 
-    def fails(_):
-        raise RuntimeError("out of memory")
+    def fails(shown):
+        if len(shown) > 16:
+            raise RuntimeError("out of memory")
+        return predict(shown)
 
-    ours._beside_memory = fails
-    assert ours.answer(images(16)).logits.isfinite().all()
+    ours.adapter.predict = fails
+    answered = ours.answer(images(16))
+    assert answered.logits.isfinite().all()
+    assert answered.hold is Hold.RUNS
     assert ours.step == 3
 
 
@@ -590,7 +729,7 @@ def test_labels_are_heard_between_two_looks():
     assert guard.carry_on() is Serve.ADAPTED
     guard.vetoed = True
     assert guard.carry_on() is Serve.SOURCE
-    assert not guard.teachable
+    assert not guard.sound
 
 
 def test_a_comparison_of_too_few_images_says_nothing_of_harm():
@@ -611,10 +750,10 @@ def test_a_mean_over_views_is_judged_by_what_one_view_says():
     answered = ours.answer(images(8))
     assert answered.logits is answered.adapted
     (said,) = heard
-    assert said[Lives.MIXED].equal(ours._predict(images(8)))
+    assert said[Lives.MIXED].equal(ours._speakers.adapted(images(8)))
     assert not said[Lives.MIXED].equal(answered.adapted)
     ours.adapter.mix(0.0)
-    assert said[Lives.BATCH].equal(ours._predict(images(8)))
+    assert said[Lives.BATCH].equal(ours._speakers.adapted(images(8)))
 
 
 def test_without_a_guard_the_adapted_model_answers():
@@ -647,7 +786,7 @@ def test_whatever_a_batch_is_poisoned_with_answers_and_state_stay_sound_and_lear
     clean = images(8, seed=9)
     batch = torch.cat([POISON[poison](clean[:how_many]), clean[how_many:]])
     answered = ours.answer(batch)
-    broken = not torch.isfinite(ours._ask_source(batch)[:how_many]).all()  # nobody has an answer to these
+    broken = not torch.isfinite(ours._speakers.source(batch)[:how_many]).all()  # nobody has an answer to these
     others = answered.logits[how_many if broken else 0 :]
     assert torch.isfinite(others).all()
     answered.learn()
@@ -666,17 +805,18 @@ def test_looking_at_a_newborn_changes_nothing():
     for seed in range(3):
         ours.answer(images(8, seed=seed)).learn()
     before, batch = ours.adapter.dump(), images(8, seed=9)
-    grown, newborn = ours._grown_and_newborn(batch)
+    grown, newborn = ours._speakers.grown_and_newborn(batch)
     assert all(torch.equal(tensor, ours.adapter.dump()[name]) for name, tensor in before.items())
     assert not torch.equal(grown, newborn)
     ours.adapter.rewind()
-    assert torch.equal(newborn, ours._predict(batch))
+    assert torch.equal(newborn, ours._speakers.adapted(batch))
 
 
-def test_a_model_that_collapses_is_put_back_to_birth():
+def test_a_model_that_collapses_is_put_back_to_birth(monkeypatch):
     ours = learner(check_every=1)
     ours.guard.weigh = lambda *_: ours.guard._turn_to(Serve.ADAPTED)
-    ours._grown_and_newborn = lambda _: (COLLAPSED, SHARP)
+    monkeypatch.setattr(Speakers, "grown_and_newborn", lambda *_: (COLLAPSED, SHARP))
+    ours.guard.sound = True
     ours.answer(images(16)).learn()
     assert Decision.REWIND in [verdict.decision for verdict in ours.guard.verdicts()]
     assert ours.step == 0

@@ -16,7 +16,7 @@ from tta_daemon.control.errands import Errand
 from tta_daemon.control.settings import MASK
 from tta_daemon.control.slot import Result
 from tta_daemon.errors import BrokerUnreachable, ConfigError, DeliveryError
-from tta_daemon.learner import MOST_LEFT
+from tta_daemon.left import MOST_LEFT
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ class Case:
         self.publisher.look(self.deployed, self.learner, stream, seen if answered.hold is None else None)
 
     def believe(self, serve):
-        self.learner.guard.weigh = lambda *_: serve
+        self.learner.guard.weigh, self.learner.guard.sound = lambda *_: serve, True
         self.learner.guard.serve = serve
 
     def out(self):

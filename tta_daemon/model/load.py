@@ -128,6 +128,9 @@ def _classifier(  # noqa: PLR0913, PLR0917 - the network, and what is said of it
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(image):  # noqa: PLR2004 - N x C
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ConfigError(brought.setting, f"the network answers with {shape}, not with N x C logits", "wrap it")
+    if logits.size(1) < 2:  # noqa: PLR2004 - this or that
+        remedy = "answer with a logit for each class: torch.cat((torch.zeros_like(z), z), 1) where z is a sigmoid's"
+        raise ConfigError(brought.setting, "the network answers with one number for each image", remedy)
     head = model.head or head_of(unnamed, image)
     try:
         return Classifier(network, mean, std, head=head, num_classes=logits.size(1), mixed=mixed_by(model))

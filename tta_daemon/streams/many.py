@@ -160,7 +160,7 @@ class Many:
             return
         card.labeled.add(scored)
         if (resident := self._residents.get(scored.stream)) is not None:
-            resident.life.guard.labeled(scored)
+            resident.life.guard.labeled(scored, now)
             if resident.life.watch is not None:
                 resident.life.watch.labeled(scored, now)
 
@@ -168,7 +168,7 @@ class Many:
         """Go on with other limits."""
         self.settings = settings
         for resident in self._residents.values():
-            resident.life.guard.settings = self._learner.guard.settings
+            resident.life.guard.tune(self._learner.guard.settings)
 
     def told(self, board: Board) -> None:
         """Tell how many streams there are and which are the worst; now and then, for there may be many."""

@@ -34,7 +34,7 @@ class One:
     def labeled(self, scored: Scored, now: float) -> None:
         """Labels judge the answers, and the estimates of their accuracy, and what the guard makes of both."""
         life = self._learner.life
-        life.guard.labeled(scored)
+        life.guard.labeled(scored, now)
         if life.watch is not None:
             life.watch.labeled(scored, now)
 

@@ -62,5 +62,7 @@ class Balanced:
 
 def _newer_of_their_class(classes: Tensor) -> Tensor:
     """For each image, oldest first, how many newer ones there are of its class."""
-    same = classes[:, None] == classes[None, :]
-    return same.triu(1).sum(1)
+    by_class, order = classes.flip(0).sort(stable=True)
+    newer = torch.empty_like(order)
+    newer[order] = torch.arange(len(classes), device=classes.device) - torch.searchsorted(by_class, by_class)
+    return newer.flip(0)

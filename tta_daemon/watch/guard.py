@@ -6,6 +6,7 @@ drifted they tell as much as before, and the source's are as good; where labels 
 batch statistics make the adapted answers unsure; where a model collapses, its answers are sure and all the same.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -115,8 +116,8 @@ class Guard:
 
     Attributes:
         serve: whose answers are to leave now.
-        teachable: whether the last batch is worth learning from: not where adapted answers are so much worse that
-            labels seem to come in runs, or the model to collapse.
+        sound: whether what was last looked at is worth learning from: not where adapted answers are so much worse that
+            labels seem to come in runs, or the model to collapse; nor where nobody has looked yet.
         every: only every so-many-th batch is learned from, since what was learned did harm.
         mixes: whether the adapter is to live by statistics mixed with the source's, or by the batch's alone.
         balances: whether batches are to be normalized together with the memory, for labels come in runs; then nothing
@@ -126,10 +127,10 @@ class Guard:
         vetoed: whether labels have said that the adapted model is worse.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, now: float = -math.inf) -> None:
         self.settings = settings
         self.serve = Serve.SOURCE
-        self.teachable = True
+        self.sound = False
         self.vetoed = False
         self.mixes, self.balances, self.doubtful = settings.mixed > 0, False, False
         self.memory = Balanced()
@@ -139,8 +140,14 @@ class Guard:
         self._wager = Wager()
         self._told: list[Verdict] = []
         self.every = 1
-        self._sound = False
+        self._departed_at = now
         self._unlooked = self._settled = self._unchecked = self._harmless = self._passed = self._calm = 0
+
+    def tune(self, settings: Settings) -> None:
+        """Go on by other settings. Who was off has seen nothing meanwhile: what it found before is old."""
+        was_off, self.settings = self.settings.mode == "off", settings
+        if was_off and settings.mode != "off":
+            self._begin_anew()
 
     def looks(self, images: Tensor, logits: Tensor) -> bool:
         """Count a batch, N x 3 x H x W, and its answers, N x C: whether the source is to be asked about it.
@@ -157,9 +164,14 @@ class Guard:
 
     def carry_on(self) -> Serve:
         """Whose answers shall leave where the source was not asked: whoever's did, unless labels have spoken since."""
-        self._sound = self._sound and not self.vetoed
-        self.teachable = self._teaches()
-        return self._turn_to(Serve.SOURCE) if self.vetoed else self.serve
+        self.sound = self.sound and not self.vetoed
+        if self.vetoed or (self.doubtful and not self.balances):
+            return self._turn_to(Serve.SOURCE)
+        return self._turn_to(self._own) if self.serve in {Serve.MIXED, Serve.ADAPTED} else self.serve
+
+    def unsettle(self) -> None:
+        """The adapted model answers otherwise from now on: nobody has looked yet."""
+        self._settled, self.sound = 0, False
 
     @property
     def lives(self) -> Lives:
@@ -174,8 +186,8 @@ class Guard:
         """
         of_source, allowed = told(source), self.settings
         heard = {by: words for by, logits in said.items() if (words := told(logits)) is not None}
-        self.teachable = False
         if of_source is None or self.lives not in heard:
+            self.unsettle()
             return self._turn_to(Serve.SOURCE)
         self._settled += len(source)
         self._unlooked = 0
@@ -184,8 +196,7 @@ class Guard:
             voice.hear(heard.get(by, heard[self.lives]), allowed.window)
         lived = self._voices[self.lives]
         gain, doubt = lived.gain(self.source), lived.doubt(self.source)
-        self._sound = doubt <= HARM * allowed.doubt and -gain <= HARM * allowed.loss and not self.vetoed
-        self.teachable = self._teaches()
+        self.sound = doubt <= HARM * allowed.doubt and -gain <= HARM * allowed.loss and not self.vetoed
         self._settle_on(set(heard))
         best = self._voices[self.lives]
         gain, doubt = best.gain(self.source), best.doubt(self.source)
@@ -193,7 +204,12 @@ class Guard:
             return self._turn_to(Serve.SOURCE)
         if gain <= allowed.gain:
             return self._turn_to(Serve.BLEND)
-        return self._turn_to(Serve.ADAPTED if self.lives is Lives.BATCH else Serve.MIXED)
+        return self._turn_to(self._own)
+
+    @property
+    def _own(self) -> Serve:
+        """What the adapted model's answers are called."""
+        return Serve.ADAPTED if self.lives is Lives.BATCH else Serve.MIXED
 
     def _settle_on(self, asked: set[Lives]) -> None:
         """By which of the statistics that it was asked about the adapted model is to live from now on."""
@@ -210,8 +226,13 @@ class Guard:
 
     def trust(self) -> Serve:
         """Whose answers shall leave where how sure and diverse they are tells nothing of them: labels alone decide."""
-        self.teachable = not self.vetoed
+        self.sound = not self.vetoed
         return self._turn_to(Serve.SOURCE if self.vetoed else Serve.ADAPTED)
+
+    def teaches(self) -> bool:
+        """Count a batch that could be learned from; whether it is."""
+        self._passed += self.sound
+        return self.sound and self._passed % self.every == 0
 
     def check_due(self) -> bool:
         """Count a batch that was learned from; whether it is time to look what a newborn would have answered."""
@@ -223,10 +244,14 @@ class Guard:
         return True
 
     def check(self, adapted: Tensor, newborn: Tensor) -> bool:
-        """Compare with what a newborn adapter says of the same images. True: what was learned does harm; forget it."""
-        grown, fresh, window = told(adapted), told(newborn), self.settings.window * CHECKS
+        """Compare with what a newborn adapter says of the same images. True: what was learned does harm; forget it.
+
+        Both are logits, N x C; of images of which one of them says nothing finite, nothing is made.
+        """
+        finite = torch.isfinite(adapted).all(1) & torch.isfinite(newborn).all(1)
+        grown, fresh, window = told(adapted[finite]), told(newborn[finite]), self.settings.window * CHECKS
         if grown is None or fresh is None:
-            return grown is None
+            return False
         self.grown.add(grown, window)
         self.newborn.add(fresh, window)
         lost = self.newborn.information - self.grown.information
@@ -255,9 +280,12 @@ class Guard:
         self._told.append(Verdict(Decision.RESET, words, {"steps": float(steps)}))
         return True
 
-    def labeled(self, scored: Scored) -> None:
-        """Labels have come: where they say that the adapted model is worse, that holds until they say otherwise."""
-        if scored.source_right is None:
+    def labeled(self, scored: Scored, now: float) -> None:
+        """Labels have come: where they say that the adapted model is worse, that holds until they say otherwise.
+
+        Those of answers from before the state that answers now was born say nothing of it. ``now`` is in seconds.
+        """
+        if scored.source_right is None or now - scored.delay_s < self._departed_at:
             return
         won = self._wager.saw(scored.adapted_right, scored.source_right)
         if won and self.vetoed != (won == "worse"):
@@ -265,19 +293,23 @@ class Guard:
             decision = Decision.VETO if self.vetoed else Decision.TRUST
             self._told.append(Verdict(decision, f"labels say that the adapted model is {won} than the source", {}))
 
-    def departed(self) -> None:
-        """Another state answers from now on: what was found about the last one says nothing of it."""
+    def departed(self, now: float = -math.inf) -> None:
+        """Another state answers from ``now`` on, in seconds: what was found about the last one says nothing of it.
+
+        How slowly is learned stays, for it was the method that did harm.
+        """
+        self._begin_anew()
+        self._wager, self.vetoed, self._departed_at = Wager(), False, now
+
+    def _begin_anew(self) -> None:
         for about in self._windows().values():
             about.forget()
         self._glance.forget()
         self.memory.forget()
         self.mixes, self.balances, self.doubtful = self.settings.mixed > 0, False, False
-        self._wager, self.vetoed = Wager(), False
-        self._unlooked = self._settled = self._unchecked = self._harmless = 0
-
-    def _teaches(self) -> bool:
-        self._passed += self._sound
-        return self._sound and self._passed % self.every == 0
+        self.serve = Serve.SOURCE
+        self._unlooked = self._unchecked = self._harmless = 0
+        self.unsettle()
 
     def verdicts(self) -> list[Verdict]:
         """What was decided since the last call."""
@@ -298,7 +330,7 @@ class Guard:
     def dump(self) -> Saved:
         """Everything that moves, so that a restart decides as if nothing had happened."""
         state = [list(Serve).index(self.serve), self.vetoed, self._wager.better, self._wager.worse]
-        state += [self.mixes, self.balances, self.doubtful, self._sound]
+        state += [self.mixes, self.balances, self.doubtful, self.sound, self.settings.mode == "off"]
         state += [self.every, self._unlooked, self._settled, self._unchecked, self._harmless, self._passed, self._calm]
         saved = {"state": torch.tensor(state, dtype=torch.float64), "glance": self._glance.dump()["seen"]}
         saved |= {f"memory/{name}": tensor for name, tensor in self.memory.dump().items()}
@@ -318,10 +350,12 @@ class Guard:
         self.memory.load({name: saved[f"memory/{name}"] for name in ("images", "classes")})
         serve, vetoed, self._wager.better, self._wager.worse, *rest = saved["state"].tolist()
         self.serve, self.vetoed = list(Serve)[int(serve)], bool(vetoed)
-        self.mixes, self.balances, self.doubtful, self._sound = map(bool, rest[:4])
-        counts = rest[4:]
-        self.every, self._unlooked, self._settled, self._unchecked, *counts = map(int, counts)
+        self.mixes, self.balances, self.doubtful, self.sound, was_off = map(bool, rest[:5])
+        self.every, self._unlooked, self._settled, self._unchecked, *counts = map(int, rest[5:])
         self._harmless, self._passed, self._calm = counts
+        self._departed_at = -math.inf
+        if was_off and self.settings.mode != "off":
+            self._begin_anew()
 
     def _windows(self) -> dict[str, Information]:
         voices = {"source": self.source, "adapted": self.adapted, "mixed": self.mixed, "balanced": self.balanced}

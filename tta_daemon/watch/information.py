@@ -94,6 +94,8 @@ class Information:
             return 0.0
         mean = torch.stack([batch.classes for batch in self._batches]).sum(0) / self.images
         most = math.log(min(len(mean), self.images))
+        if not most:  # there is one class
+            return 0.0
         marginal = float(-torch.special.xlogy(mean, mean).sum())
         return (marginal - sum(batch.entropy for batch in self._batches) / self.images) / most
 
