@@ -1,4 +1,4 @@
-"""Draw docs/long.svg from the published figures: the error over a long stream, with the guard and without.
+"""Draw docs/long.svg from the published figures: the error over long streams, with the guard and without.
 
 python benchmarks/long_chart.py
 """
@@ -11,33 +11,38 @@ import numpy as np
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
-DRAWN = {
-    "source": ("#999999", "frozen model"),
-    "tent": ("#dd8844", "Tent by itself"),
-    "tent, guarded": ("#2266aa", "Tent, guarded"),
+STREAMS = {
+    "resnet20": "CIFAR-10, clean and in 15 corruptions; ResNet-20",
+    "digits": "MNIST digits in six kinds of weather",
 }
-SHOWN = 12
-"""Points that are averaged: one round of the weather."""
+DRAWN = {
+    "source": ("#777777", "-", "frozen model"),
+    "tent": ("#dd8844", "-", "Tent by itself"),
+    "tent, guarded": ("#2266aa", "-", "Tent, guarded"),
+    "tent too fast": ("#dd8844", ":", "too fast, by itself"),
+    "tent too fast, guarded": ("#2266aa", ":", "too fast, guarded"),
+}
 
 
 def main() -> None:
-    """One line for each row, faint point by point and strong over a round."""
-    rows = json.loads((ROOT / "benchmarks/results/long-digits.json").read_text())["rows"]
+    """A panel for each stream, a line for each row: the error of each round."""
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "long", "font.size": 10})
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axes = figure.subplots()
-    for name, (color, label) in DRAWN.items():
-        course, images = 100 * np.array(rows[name]["course"]), rows[name]["images"]
-        at = (np.arange(len(course)) + 0.5) * images / len(course) / 1000
-        axes.plot(at, course, color=color, linewidth=0.6, alpha=0.35)
-        round_by_round = np.convolve(course, np.ones(SHOWN) / SHOWN, "valid")
-        axes.plot(at[SHOWN // 2 : SHOWN // 2 + len(round_by_round)], round_by_round, color=color, label=label)
-    axes.set_xlabel("images, thousands")
-    axes.set_ylabel("error, % (log)")
-    axes.set_yscale("log")
-    axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0.0, 1.12))
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(1, len(STREAMS)), STREAMS.items(), strict=True):
+        rows = json.loads((ROOT / f"benchmarks/results/long-{name}.json").read_text())["rows"]
+        for row, (color, style, label) in DRAWN.items():
+            by_round, images = 100 * np.array(rows[row]["by round"]), rows[row]["images"]
+            at = (np.arange(len(by_round)) + 0.5) * images / len(by_round) / 1000
+            axes.plot(at, by_round, color=color, linestyle=style, label=label)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("images, thousands")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("error of a round, %")
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), frameon=False, ncols=len(DRAWN), loc="outside lower center"
+    )
     figure.savefig(ROOT / "docs/long.svg", metadata={"Date": None})
 
 
