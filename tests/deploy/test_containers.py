@@ -96,6 +96,18 @@ def test_docker_compose_accepts_it(files):
     assert (said.returncode, said.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.gpu.yaml"]], ids=" + ".join)
+def test_compose_builds_every_image_of_ours_with_the_demo(files):
+    named = [word for name in files for word in ("-f", DEPLOY / "compose" / name)]
+    words = [tool("docker-compose"), *named, "config"]
+    said = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    ours = [one for one in yaml.safe_load(said.stdout)["services"].values() if one["image"].startswith("tta-daemon:")]
+    assert len(ours) == 2
+    built = {one["image"]: one["build"]["args"]["EXTRAS"] for one in ours if "build" in one}
+    assert {one["image"] for one in ours} == set(built)
+    assert set(built.values()) == {"[demo]"}
+
+
 def services():
     return yaml.safe_load(COMPOSE.read_text())["services"]
 

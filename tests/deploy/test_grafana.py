@@ -1,11 +1,15 @@
 """The dashboards: current, and every panel says what it shows, in which unit, from a data source that can be chosen."""
 
 import json
+import re
 import runpy
 
 import pytest
 import yaml
-from asked import DASHBOARDS, DEPLOY, ROOT, panels
+from asked import DASHBOARDS, DEPLOY, ROOT, metrics, panels
+
+from adapters import METHODS, SIGNALS
+from tta_daemon.watch.instruments import PHASES, Instruments
 
 EVERY_PANEL = [
     pytest.param(panel, id=f"{path.stem}: {panel['title']}") for path in DASHBOARDS for panel in panels(path)
@@ -28,6 +32,40 @@ def test_a_panel_explains_itself(panel):
     for target in panel["targets"]:
         assert target["datasource"]["uid"] == "${datasource}"
         assert "$job" in target["expr"]
+
+
+def test_every_metric_of_the_streams_is_on_a_dashboard():
+    shown = {name for path in DASHBOARDS for p in panels(path) for t in p["targets"] for name in metrics(t["expr"])}
+    shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in shown}
+    of_streams = {
+        told.name for told in Instruments().declared if re.match(r"tta_(streams?|forwards)_|tta_streams$", told.name)
+    }
+    assert "tta_streams_forgotten_total" in of_streams
+    assert of_streams <= shown
+
+
+def named(title):
+    """The one panel of that title."""
+    (found,) = (panel for path in DASHBOARDS for panel in panels(path) if panel["title"] == title)
+    return found
+
+
+def test_the_page_explains_each_signal_as_its_panel_says():
+    page, heading = re.search(
+        r"(docs/\S+\.md) explains each: (.+)\.$", named("Signals of the method")["description"]
+    ).groups()
+    section = (ROOT / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| `")]
+    assert [row[0] for row in rows] == [f"`{signal}`" for signal in SIGNALS]
+    for _, meaning, methods, bad in rows:
+        assert meaning
+        assert bad
+        assert {method.strip("`") for method in methods.split(", ")} <= set(METHODS)
+
+
+def test_the_panel_of_phases_names_each():
+    said = named("Time of a batch, by phase")["description"]
+    assert [phase for phase in PHASES if not re.search(rf"\b{phase}\b", said)] == []
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from asked import DASHBOARDS, DEPLOY, RULES
+from asked import DASHBOARDS, DEPLOY, ROOT, RULES
 from cluster import CHART, OPERATORS, VALUES, VERSIONS, given, helm, kustomized, one, rendered, validate
 
 from tta_daemon.control.config import load
@@ -29,7 +29,7 @@ def old_sidecar(tmp_path_factory):
     """The example on the component for clusters before 1.29, with an initContainer of the service's own."""
     folder = tmp_path_factory.mktemp("overlay")
     told = yaml.safe_load((EXAMPLE / "kustomization.yaml").read_text())
-    for name in ("inference.yaml", "podmonitor.yaml", "namespace.yaml", "config.toml"):
+    for name in (*told["resources"], "config.toml"):
         (folder / name).write_text((EXAMPLE / name).read_text())
     told["components"] = ["component"]
     (folder / "component").symlink_to(DEPLOY / "kubernetes" / "sidecar-before-1.29")
@@ -43,7 +43,7 @@ def old_sidecar(tmp_path_factory):
         "patches": [{"target": {"kind": "Deployment"}, "patch": json.dumps(patch)}],
     }
     (base / "kustomization.yaml").write_text(yaml.safe_dump(mine))
-    told["resources"] = ["namespace.yaml", "base", "podmonitor.yaml"]
+    told["resources"] = ["base" if name == "inference.yaml" else name for name in told["resources"]]
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(told))
     return kustomized(folder)
 
@@ -242,10 +242,57 @@ def test_before_1_29_it_is_a_container_like_the_others(old_sidecar):
     assert "readinessProbe" not in pod["containers"][-1]
 
 
+def example_in(folder):
+    """A copy of the example on the component itself."""
+    for path in EXAMPLE.iterdir():
+        (folder / path.name).write_text(path.read_text().replace("../sidecar", "component"))
+    (folder / "component").symlink_to(DEPLOY / "kubernetes" / "sidecar")
+
+
+def test_the_example_brings_every_claim_and_config_map_that_it_mounts(sidecar):
+    volumes = one(sidecar, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    claims = {volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume}
+    maps = {volume["configMap"]["name"] for volume in volumes if "configMap" in volume}
+    assert claims == {one(sidecar, "PersistentVolumeClaim")["metadata"]["name"]}
+    assert maps == {one(sidecar, "ConfigMap")["metadata"]["name"]}
+
+
+def test_the_example_publishes_where_the_service_looks_and_needs_no_extra(sidecar, tmp_path):
+    container = one(sidecar, "Deployment")["spec"]["template"]["spec"]["initContainers"][0]
+    publish = settings(container, sidecar, tmp_path).publish
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert str(publish.folder) == mounts["tta-published"]
+    assert publish.formats == ("safetensors",)
+
+
+def test_a_stateful_set_keeps_its_state_in_kafka_as_the_page_says(tmp_path):
+    example_in(tmp_path)
+    service = (EXAMPLE / "inference.yaml").read_text().replace("kind: Deployment", "kind: StatefulSet")
+    (tmp_path / "inference.yaml").write_text(service.replace("spec:\n", "spec:\n  serviceName: classifier\n", 1))
+    page = (ROOT / "docs" / "deploy-sidecar.md").read_text()
+    (block,) = [text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "TTA_CHECKPOINT__KIND" in text]
+    told = yaml.safe_load((tmp_path / "kustomization.yaml").read_text()) | yaml.safe_load(block)
+    told["images"] = [{"name": "tta-daemon", "newName": "registry.example/tta-daemon"}]
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(told))
+    manifests = kustomized(tmp_path)
+    for version in VERSIONS:
+        validate(one(manifests, "StatefulSet"), version)
+    container = one(manifests, "StatefulSet")["spec"]["template"]["spec"]["initContainers"][0]
+    assert container["image"] == "registry.example/tta-daemon:0.1.0-cpu"
+    config = settings(container, manifests, tmp_path)
+    assert config.checkpoint.kind == "kafka"
+    assert config.kafka.group_instance_id == "tta-tta-daemon-0"
+
+
+def test_the_page_lists_every_setting_that_the_component_fixes(sidecar):
+    container = one(sidecar, "Deployment")["spec"]["template"]["spec"]["initContainers"][0]
+    page = (ROOT / "docs" / "deploy-sidecar.md").read_text()
+    for entry in container["env"]:
+        assert f"| `{entry['name']}` | `{entry['value']}` |" in page
+
+
 def test_only_labeled_deployments_are_touched(sidecar, tmp_path):
-    for name in ("kustomization.yaml", "podmonitor.yaml", "namespace.yaml", "config.toml"):
-        (tmp_path / name).write_text((EXAMPLE / name).read_text().replace("../sidecar", "component"))
-    (tmp_path / "component").symlink_to(DEPLOY / "kubernetes" / "sidecar")
+    example_in(tmp_path)
     plain = (EXAMPLE / "inference.yaml").read_text().replace('    tta-daemon/inject: "true"\n', "")
     (tmp_path / "inference.yaml").write_text(plain)
     pod = one(kustomized(tmp_path), "Deployment")["spec"]["template"]["spec"]

@@ -41,6 +41,16 @@ def test_every_alert_fires_when_it_should(promtool, tests):
     assert said.returncode == 0, said.stdout + said.stderr
 
 
+def test_the_line_of_the_page_makes_every_runbook_a_url():
+    words = re.search(
+        r"^sed '(s\|[^']+)' deploy/prometheus", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE
+    )
+    said = subprocess.run(["sed", words[1], RULES], capture_output=True, text=True, timeout=60, check=True)
+    urls = re.findall(r"runbook_url: (\S+)", said.stdout)
+    assert len(urls) == len(ALERTS)
+    assert all(url.startswith("https://wiki.example/tta-daemon#tta") for url in urls)
+
+
 def test_every_alert_has_a_scenario():
     cases = [case for path in TESTS for case in yaml.safe_load(path.read_text())["tests"]]
     fired = set()

@@ -1,4 +1,5 @@
-"""The unit: systemd accepts it, finds it well confined, and what it waits for fits the daemon's own limits."""
+"""The unit: systemd accepts it, finds it well confined, what it waits for fits the daemon's own limits, and the page
+says how to make what it runs."""
 
 import configparser
 import re
@@ -6,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from asked import DEPLOY
+from asked import DEPLOY, ROOT
 
 from tta_daemon.control.config import Config
 
@@ -60,3 +61,10 @@ def test_it_waits_longer_than_the_daemon_takes():
 
 def test_a_wrong_configuration_is_not_tried_again():
     assert service()["RestartPreventExitStatus"] == "78"
+
+
+def test_the_page_makes_the_environment_that_it_runs_from():
+    page = (ROOT / "docs" / "operations.md").read_text()
+    for name in ("ExecStartPre", "ExecStart"):
+        home = service()[name].split()[0].removesuffix("/bin/tta-daemon")
+        assert f"python3 -m venv {home}\n{home}/bin/pip install -c constraints.txt '." in page

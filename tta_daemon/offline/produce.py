@@ -6,7 +6,7 @@ from threading import Event
 
 from kafka.errors import KafkaError
 
-from tta_daemon.errors import BrokerUnreachable, TtaError
+from tta_daemon.errors import BrokerUnreachable, ConfigError, TtaError
 from tta_daemon.offline import scans, traffic
 from tta_daemon.offline.broker import create_topics
 from tta_daemon.offline.camera import Cameras
@@ -23,14 +23,18 @@ def run(bootstrap: str, per_second: float, laps: int, stopping: Event) -> int:
     """Send until ``laps`` are over (0: there is no last one) or it is time to stop; return how many records were sent.
 
     Raises:
+        ConfigError: the demo's images are not installed.
         BrokerUnreachable: no broker answered.
         TtaError: something could not be sent.
     """
     try:
+        _, unseen = scans.load()
+    except ImportError as fault:
+        raise ConfigError("produce", f"{fault.name} is missing", "pip install 'tta-daemon[demo]'") from fault
+    try:
         create_topics({"bootstrap_servers": bootstrap}, TOPICS)
     except KafkaError as fault:
         raise BrokerUnreachable(f"no topics could be made at {bootstrap}: {named(fault)}") from fault
-    _, unseen = scans.load()
     sent = 0
     for lap in count(1):
         plan = traffic.plan(journey(1), unseen, PER_STRETCH, JUNK, seed=lap)
