@@ -11,6 +11,7 @@ import torch
 from tta_daemon.answered import Answered, Hold
 from tta_daemon.answers import About, answers, predictions
 from tta_daemon.control.web.board import Kind
+from tta_daemon.errors import Reason, RecordRejected
 from tta_daemon.learner import Part
 from tta_daemon.stream.records import Batch
 from tta_daemon.streams.many import Many
@@ -61,7 +62,12 @@ class Answering:
         replies = zip(batch.samples, answers(batch, said, answered, about), strict=True)
         with daemon.metrics.timed("produce"):
             for sample, reply in compress(replies, unanswered):
-                daemon.sink.send(reply.message(daemon.config.kafka.output_topic, sample.record))
+                message = reply.message(daemon.config.kafka.output_topic, sample.record)
+                if message.size_bytes > daemon.dead_letters.most_bytes:  # the broker would refuse it again and again
+                    words = f"its answer is of {message.size_bytes} bytes"
+                    daemon.bury(sample.record, RecordRejected(Reason.UNDELIVERABLE, words))
+                    continue
+                daemon.sink.send(message)
                 daemon.ledger.closed(sample.record.position)
                 daemon.labels.answered(reply, daemon.clock(), batch.of)
         if any(unanswered):

@@ -37,6 +37,7 @@ from tta_daemon.stream.dead_letters import DeadLetters, RejectRatio
 from tta_daemon.stream.decode import Bounds, Decoder
 from tta_daemon.stream.ledger import Ledger
 from tta_daemon.stream.progress import Progress
+from tta_daemon.stream.records import Record
 from tta_daemon.stream.sink import Sink
 from tta_daemon.stream.source import Source
 from tta_daemon.streams.many import Many
@@ -49,6 +50,9 @@ from tta_daemon.watch.watching import Watch
 
 POLL_S = 0.5
 """The longest a turn waits for records: how soon a stop or a reload is noticed."""
+
+TURN_S = 5.0
+"""Answering for so long, the loop looks at all else before it goes on."""
 
 GAP_S = 0.02
 """How long a turn waits for records while a settlement waits for the batch that closes a gap."""
@@ -119,6 +123,7 @@ class Daemon:
         self._stopping = Event()
         self.settings = config.masked()
         self._settled_at = self._reported_at = clock()
+        self._images_per_record = 1.0
 
     def run(self) -> None:
         """Connect, turn until stopped, then drain. What goes wrong ends the process, with nothing lost."""
@@ -205,11 +210,7 @@ class Daemon:
             self.orders.run_errands()
             self.partitions.follow()
             self.admit()
-            for batches in self.streams.together(self.batcher.due(self.clock()), self.config.batch.size):
-                self.answering.answer(*batches)
-                if not self.ledger.ragged:
-                    self.settle_when_due()
-                self.orders.take_over(midway=True)
+            self.answer_due()
             if self.crowded:
                 self.clear()
             self.hear_labels()
@@ -217,6 +218,19 @@ class Daemon:
         except DeliveryError as fault:
             self.read_again(fault)
         self.report()
+
+    def answer_due(self) -> None:
+        """Answer the batches whose time has come, for a few seconds at most: then there is the rest of the loop."""
+        began = self.clock()
+        due = self.streams.together(self.batcher.due(began), self.config.batch.size)
+        for batches in due:
+            self.answering.answer(*batches)
+            if not self.ledger.ragged:
+                self.settle_when_due()
+            self.orders.take_over(midway=True)
+            self.report()
+            if self.stopping or self.clock() - began > TURN_S:
+                self.batcher.put_back([batch for later in due for batch in later], self.clock())
 
     def departed(self, *, everyone: bool = False) -> None:
         """What answers is not what was saved or published, nor what the canary images were shown to."""
@@ -238,18 +252,24 @@ class Daemon:
         self.metrics.consumed(records)
         with self.metrics.timed("decode"):
             decoded = self.decoder.decode_all(records)
+        images = [sample.size for sample in decoded if not isinstance(sample, RecordRejected)]
+        self._images_per_record = max(1.0, sum(images) / max(1, len(images)))
         for record, sample in zip(records, decoded, strict=True):
             teaches = self.progress.read(record.position, None if isinstance(sample, RecordRejected) else sample.of)
             if not isinstance(sample, RecordRejected):
                 self.batcher.add(replace(sample, learned=not teaches), self.clock())
             elif self.progress.must_answer(record.position):
-                self.sink.send(self.dead_letters.letter(record, sample))
-                self.ledger.closed(record.position)
-                self.metrics.rejected(sample.reason)
-                (topic, number), offset = record.position
-                log.warning("dead letter", reason=sample.reason.value, partition=f"{topic}-{number}", offset=offset)
-                self.board.happened(Kind.DEAD_LETTER, f"dead letter: {sample.reason.replace('_', ' ')}")
+                self.bury(record, sample)
             self.reject_ratio.saw(record.position, rejected=isinstance(sample, RecordRejected))
+
+    def bury(self, record: Record, fault: RecordRejected) -> None:
+        """A record that cannot be answered goes to the dead letters, with the reason."""
+        self.sink.send(self.dead_letters.letter(record, fault))
+        self.ledger.closed(record.position)
+        self.metrics.rejected(fault.reason)
+        (topic, number), offset = record.position
+        log.warning("dead letter", reason=fault.reason.value, partition=f"{topic}-{number}", offset=offset)
+        self.board.happened(Kind.DEAD_LETTER, f"dead letter: {fault.reason.replace('_', ' ')}")
 
     def hear_labels(self) -> None:
         """Labels judge the answers, and the estimates of their accuracy, and what the guard makes of both."""
@@ -261,11 +281,19 @@ class Daemon:
         late_s = self.clock() - self._settled_at - self.config.settle.every_s
         if late_s < 0.0:
             return
-        if self.ledger.ragged and self.config.kafka.delivery == "exactly_once":
-            if late_s < self.config.settle.every_s:
-                return  # the batch that closes the gap may be about to go out
-            self.clear()
+        if self._gaping and late_s < self.config.settle.every_s:
+            return  # the batch that closes the gap may be about to go out
+        self.close_gaps()
         self.settle()
+
+    def close_gaps(self) -> None:
+        """Answer what waits where an answer that is ahead of it would be final before it."""
+        if self._gaping:
+            self.clear()
+
+    @property
+    def _gaping(self) -> bool:
+        return self.ledger.ragged and self.config.kafka.delivery == "exactly_once"
 
     def settle(self) -> None:
         """Deliver what was sent, save what was learned, commit what it came from; with exactly_once, all as one."""
@@ -276,8 +304,8 @@ class Daemon:
             committed = self.sink.settle(self.source, offsets, timeout_s)
         if committed:
             self.ledger.settled(offsets)
+            self.metrics.settled()
         self.scribe.settled()
-        self.metrics.settled()
         self._settled_at = self.clock()
 
     def settle_soon(self) -> None:
@@ -309,6 +337,7 @@ class Daemon:
         """Answer what waits, full batches or not."""
         for batches in self.streams.together(self.batcher.drain(), self.config.batch.size):
             self.answering.answer(*batches)
+            self.report()
 
     def drain(self) -> None:
         """Answer what waits, as long as there is time for it, settle with the state saved, and leave."""
@@ -318,7 +347,7 @@ class Daemon:
                 self.answering.answer(batch)
         if self.ledger.open_count:
             log.warning("no time to answer everything: whoever reads on will", open=self.ledger.open_count)
-        if not (self.ledger.ragged and self.config.kafka.delivery == "exactly_once"):
+        if not self._gaping:
             self.scribe.hasten(self.config.settle.timeout_s)
             self.settle()
         log.info("drained", open=self.ledger.open_count)
@@ -350,7 +379,7 @@ class Daemon:
 
     def _room(self) -> int:
         """How many records may come in before the batches that wait must go out."""
-        return max(1, self.config.limits.waiting_images - self.batcher.waiting)
+        return max(1, int((self.config.limits.waiting_images - self.batcher.waiting) / self._images_per_record))
 
 
 def decoder_of(config: Config, size: tuple[int, int]) -> Decoder:

@@ -98,6 +98,7 @@ class Orders:
         timeout_s = daemon.config.settle.timeout_s
         daemon.scribe.hasten(timeout_s)
         try:
+            daemon.close_gaps()
             daemon.settle()
         except DeliveryError as fault:
             daemon.read_again(fault)

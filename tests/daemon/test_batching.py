@@ -140,3 +140,15 @@ def test_a_name_in_two_partitions_is_two_streams():
     batches = batcher.due(now=0)
     assert offsets(batches) == [[0, 2], [1, 3]]
     assert [batch.of.home.number for batch in batches] == [0, 1]
+
+
+def test_what_is_put_back_is_due_first_and_in_its_order():
+    batcher = Batcher(2, 10.0)
+    for offset in range(5):
+        batcher.add(sample(offset), now=float(offset))
+    taken = batcher.due(now=5.0)
+    assert offsets(taken) == [[0, 1], [2, 3]]
+    batcher.put_back(taken[1:], now=5.0)
+    assert batcher.deadline(5.0) == 0.0
+    assert offsets(batcher.due(now=5.0)) == [[2, 3]]
+    assert offsets(batcher.drain()) == [[4]]

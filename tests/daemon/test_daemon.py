@@ -2,14 +2,18 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from world import Memory, config, npy, pictures
 
-from tta_daemon.errors import BrokerUnreachable, TooManyRejected
+from tta_daemon.control.checkpoint import MemoryCheckpoint
+from tta_daemon.control.errands import Errand
+from tta_daemon.errors import BrokerUnreachable, Reason, TooManyRejected
+from tta_daemon.stream.memory_log import MemorySource
 from tta_daemon.stream.progress import Progress
-from tta_daemon.stream.records import Partition
+from tta_daemon.stream.records import Partition, Record
 
 
 def test_every_record_is_answered_or_buried_exactly_once() -> None:
@@ -142,3 +146,100 @@ def test_offsets_that_the_group_refuses_are_offered_again_without_new_records() 
     world.daemon.source.commit = commit
     world.daemon.settle()
     assert (world.committed(), len(world.answered())) == (8, 8)
+
+
+def test_a_slow_turn_is_cut_between_two_batches_and_nothing_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tta_daemon.daemon.TURN_S", 0.0)
+    world = Memory(config())
+    world.send(pictures(40))
+    world.daemon.connect()
+    told: list[int] = []
+    turned = world.daemon.board.turned
+    world.daemon.board.turned = lambda: (told.append(len(world.answered())), turned())[1]  # type: ignore[func-returns-value]
+    world.daemon.turn()
+    while not world.answered():
+        world.daemon.turn()
+    assert len(world.answered()) == 8
+    assert world.daemon.batcher.waiting == 32
+    world.run_dry()
+    assert sorted(world.answered()) == sorted({f"images-0-{n}" for n in range(40)})
+    assert set(range(8, 41, 8)) <= set(told)
+
+
+def test_who_is_to_stop_does_not_finish_the_turn() -> None:
+    world = Memory(config())
+    world.send(pictures(40))
+    world.daemon.connect()
+    answer = world.daemon.answering.answer
+    world.daemon.answering.answer = lambda *batches: (answer(*batches), world.daemon.stop())[0]
+    for _ in range(3):
+        world.daemon.turn()
+    assert 8 <= len(world.answered()) <= 24
+    world.daemon.drain()
+    assert len(world.answered()) == 40
+
+
+def test_an_answer_that_no_topic_takes_is_buried_instead_of_tried_for_ever() -> None:
+    world = Memory(config())
+    world.log.append("images", pictures(1)[0], key=b"k" * 2_000_000, headers=(("content-type", b"application/x-npy"),))
+    world.send(pictures(3))
+    world.run_dry()
+    assert len(world.answered()) == 3
+    (letter,) = world.buried()
+    assert letter.header("tta.dlq.reason") == Reason.UNDELIVERABLE
+    assert world.committed() == 4
+
+
+def test_a_record_that_could_not_be_read_at_all_is_buried() -> None:
+    world = Memory(config())
+    world.send(pictures(2))
+    poll = MemorySource.poll
+
+    def broken(self: MemorySource, timeout_s: float, most: int) -> list[Record]:
+        return [
+            replace(record, key=None, value=None, fault="no UTF-8") if record.position.offset == 1 else record
+            for record in poll(self, timeout_s, most)
+        ]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemorySource, "poll", broken)
+        world.run_dry()
+    assert len(world.answered()) == 1
+    (letter,) = world.buried()
+    assert letter.header("tta.dlq.reason") == Reason.UNDECODABLE
+    assert "no UTF-8" in (letter.header("tta.dlq.message") or "")
+
+
+def test_a_settlement_that_was_refused_is_none() -> None:
+    world = Memory(config(settle={"every_s": 1000.0}))
+    world.send(pictures(8))
+    world.daemon.connect()
+    world.daemon.turn()
+    world.daemon.source.commit = lambda _: False
+    before = world.metrics.registry.get_sample_value("tta_last_settlement_timestamp_seconds")
+    world.daemon.settle()
+    assert world.metrics.registry.get_sample_value("tta_last_settlement_timestamp_seconds") == before
+
+
+def test_to_save_with_exactly_once_is_to_answer_first_what_would_come_twice() -> None:
+    given = config(
+        kafka={"delivery": "exactly_once", "transactional_id": "t"},
+        batch={"size": 8, "patience_s": 3600.0},
+        settle={"every_s": 3600.0},
+        checkpoint={"kind": "file", "folder": "unused"},
+    )
+    one = Memory(given, None, MemoryCheckpoint())
+    one.send(pictures(1))
+    one.send([b"not an image"])
+    one.daemon.connect()
+    one.daemon.turn()
+    while not one.daemon.ledger.ragged:
+        one.daemon.turn()
+    asked = one.daemon.errands.ask(Errand.CHECKPOINT)
+    one.daemon.turn()
+    assert asked.result().done
+    assert (len(one.answered()), len(one.buried()), one.committed()) == (1, 1, 2)
+    one.daemon.source.close()  # and that is the end of it
+    two = Memory(given, one.log, MemoryCheckpoint())
+    two.run_dry()
+    assert (len(two.answered()), len(two.buried())) == (1, 1)

@@ -237,3 +237,15 @@ def test_many_at_once_keep_their_order():
         Reason.EMPTY_VALUE,
         Reason.UNKNOWN_CONTENT_TYPE,
     }
+
+
+def test_a_jpeg_of_a_thousand_scans_is_no_picture():
+    photo = encoded(PICTURE, "JPEG", progressive=True)
+    scan = photo.rindex(b"\xff\xda")
+    again = photo[:scan] + (photo[scan:-2]) * 1000 + photo[-2:]
+    assert reason(again) is Reason.DECOMPRESSION_BOMB
+    assert DECODER.decode(record(photo)).size == 1
+
+
+def test_an_id_is_no_novel():
+    assert reason(encoded(PICTURE), id="x" * 1025) is Reason.TOO_LARGE

@@ -18,6 +18,7 @@ from tta_daemon.errors import CheckpointError
 from tta_daemon.stream.memory_log import MemoryLog
 from tta_daemon.stream.records import Partition, Stream
 from tta_daemon.streams.card import Card, worst
+from tta_daemon.streams.many import Many
 from tta_daemon.watch.accuracy import Scored
 from tta_daemon.watch.metrics import Metrics
 
@@ -64,6 +65,17 @@ def test_more_streams_than_may_be_known_are_forgotten_and_not_restored():
     made.run_dry()
     assert len(found(states)) == 3
     assert value(made, "tta_streams_forgotten_total", reason="too_many") >= 3
+
+
+def test_however_many_streams_there_are_no_more_are_known_than_may_be_at_any_time(monkeypatch):
+    made = world(MemoryStates(), max_known=3, max_resident=2)
+    most, answered = [], Many.answered
+    monkeypatch.setattr(
+        Many, "answered", lambda self, *given, **more: (answered(self, *given, **more), most.append(len(self.known)))
+    )
+    made.run_dry()
+    assert max(most) == 3
+    assert len(made.log.records("answers")) == RECORDS - 3
 
 
 def test_whoever_is_not_seen_for_long_is_forgotten():

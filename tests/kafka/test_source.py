@@ -272,3 +272,55 @@ def test_no_broker_is_said_in_time():
     port = free_port()
     with pytest.raises(BrokerUnreachable, match=f"kafka.bootstrap_servers.*127.0.0.1:{port}"):
         KafkaSource({"bootstrap_servers": f"127.0.0.1:{port}"}, ["x"], "g", connect_timeout_s=0.5)
+
+
+class Latin(str):
+    """A header's name as a careless producer writes it."""
+
+    __slots__ = ()
+
+    def encode(self, *_: str) -> bytes:
+        return b"caf\xe9"
+
+
+def test_a_record_that_cannot_be_read_is_handed_on_as_such_and_holds_nothing_up(broker, produce, open_source, until):
+    topic = broker.topic()
+    produce(topic, numbers(3))
+    produce(topic, [b"good bytes"], headers=[(Latin("cafe"), b"x")])
+    produce(topic, numbers(2))
+    source = open_source(topic, broker.name("group"))
+    records = read(source, 6, until)
+    assert sorted(record.position.offset for record in records) == [0, 1, 2, 3, 4, 5]
+    (unreadable,) = [record for record in records if record.fault]
+    assert (unreadable.position.offset, unreadable.value) == (3, None)
+    assert source.commit({Partition(topic, 0): 6})
+
+
+def test_who_was_not_asked_for_long_is_not_stuck(broker, produce, open_source, until):
+    topic, renewed = broker.topic(), []
+    source = open_source(topic, broker.name("group"), stuck_after_s=0.5, renewed=lambda: renewed.append(1))
+    produce(topic, numbers(3))
+    read(source, 3, until)
+    produce(topic, numbers(3))
+    source._polled_at -= 3600.0
+    source._moved_at -= 3600.0  # a turn that took an hour
+    assert len(read(source, 3, until)) == 3
+    assert not renewed
+
+
+def test_latest_is_where_the_log_ended_when_the_group_first_came_whatever_happens_then(
+    broker, produce, open_source, until
+):
+    topic, group = broker.topic(), broker.name("group")
+    produce(topic, numbers(3))
+    first = open_source(topic, group, start="latest")
+    until(lambda: (first.poll(0.1, 10), first.changes().assigned)[1])
+    first.rewind([Partition(topic, 0)])
+    until(lambda: not first.poll(0.1, 10) and not first._rewinding)
+    assert first.committed([Partition(topic, 0)]) == {Partition(topic, 0): 3}
+    first.close()
+    produce(topic, numbers(2))  # while nobody reads
+    second = open_source(topic, group, start="latest")
+    until(lambda: (second.poll(0.1, 10), second.changes().assigned)[1])
+    second.rewind([Partition(topic, 0)])
+    assert [record.position.offset for record in read(second, 2, until)] == [3, 4]

@@ -263,6 +263,19 @@ def test_a_stream_has_a_folder_whatever_its_name(tmp_path):
     assert outlet.latest("") is None
 
 
+@pytest.mark.parametrize("stream", [".", "..", "latest.json", "adapter.3", "adapter.7.json", "名" * 100, "a.b"])
+def test_no_name_of_a_stream_reaches_beyond_its_folder_or_into_anothers(tmp_path, stream):
+    folder = tmp_path / "out"
+    outlet = FolderOutlet(folder, ("safetensors",), 1)
+    outlet.put(publication(1))
+    for version in (7, 8):
+        outlet.put(publication(version, stream=stream))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert outlet.latest("")["version"] == 1
+    assert outlet.latest(stream)["version"] == 8
+    assert len([path for path in folder.iterdir() if path.is_dir()]) == 1
+
+
 def test_a_full_disk_leaves_what_was_published(tmp_path, monkeypatch):
     outlet = FolderOutlet(tmp_path, ("safetensors",), 2)
     outlet.put(publication(1))

@@ -1,5 +1,6 @@
 """Where publications go: files of a folder, each whole or absent, and records of a compacted topic."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,9 @@ from tta_daemon.stream.kafka_client import Caller, named, opened
 UNFINISHED = ".unfinished"
 LARGEST_RECORD = 900_000
 """Below what brokers take as one message unless they are told otherwise (1 MiB)."""
+
+LONGEST_NAME = 120
+"""Letters of a folder's name; a digest stands in for a stream of more."""
 
 CALL_S = 15.0
 
@@ -81,13 +85,21 @@ class FolderOutlet:
         """See `Outlet`."""
 
     def _of(self, stream: str) -> Path:
-        return self.folder / quote(stream, safe="") if stream else self.folder
+        return self.folder / folder_of(stream) if stream else self.folder
 
     def _prune(self, folder: Path) -> None:
         versions = {int(number) for path in folder.glob("adapter.*") if (number := path.name.split(".")[1]).isdigit()}
         for version in sorted(versions)[: -self.keep]:
             for path in folder.glob(f"adapter.{version}.*"):
                 path.unlink(missing_ok=True)
+
+
+def folder_of(stream: str) -> str:
+    """The name of a stream's folder: none that means another place, a file of ours, or more than a name may be."""
+    name = quote(stream, safe="")
+    if name in {".", ".."} or name.startswith(("adapter.", LATEST)):
+        name = name.replace(".", "%2E")
+    return name if len(name) <= LONGEST_NAME else f"stream-{hashlib.sha256(stream.encode()).hexdigest()}"
 
 
 class TopicOutlet:

@@ -4,7 +4,7 @@ No stream starves another: those that are due take turns, a batch each, however 
 waits for its patience, then for no more than a batch of each other one that was there before it.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeAlias
 
 from tta_daemon.stream.records import Batch, Partition, Sample, Stream
@@ -48,6 +48,12 @@ class Batcher:
     def drain(self) -> list[Batch]:
         """Take out everything."""
         return self._take(lambda _: True)
+
+    def put_back(self, batches: Iterable[Batch], now: float) -> None:
+        """Let what was taken out wait again, before all else of its stream, and be due at once."""
+        for batch in reversed(list(batches)):
+            again = [(now - self.patience_s, sample) for sample in batch.samples]
+            self._waiting[batch.of] = again + self._waiting.get(batch.of, [])
 
     def drop(self, partitions: Collection[Partition]) -> int:
         """Forget the samples of these partitions; returns how many."""

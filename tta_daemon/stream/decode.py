@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tta_daemon.errors import Reason, RecordRejected
 from tta_daemon.stream import inference_protocol, npy
-from tta_daemon.stream.records import Images, Record, Sample
+from tta_daemon.stream.records import LONGEST_ID, Images, Record, Sample
 
 By = Literal["none", "partition", "key"]
 Resize = Literal["refuse", "stretch", "crop"]
@@ -25,6 +25,9 @@ MAGIC = {
 }
 PICTURES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/jpg": "JPEG", "image/webp": "WEBP"}
 LONGEST_STREAM = 100
+
+JPEG_SCAN, MOST_SCANS = b"\xff\xda", 100
+"""What a scan begins with; a progressive JPEG has about ten, and each takes as long as a whole picture."""
 PNG_BIT_DEPTH, BITS = 24, 8
 
 
@@ -66,11 +69,15 @@ class Decoder:
             RecordRejected: with the reason, whatever the bytes are.
         """
         value = record.value
+        if record.fault:
+            raise RecordRejected(Reason.UNDECODABLE, f"no Kafka record: {record.fault}")
         if not value:
             raise RecordRejected(Reason.EMPTY_VALUE, "the record has no value")
         if len(value) > self._bounds.max_bytes:
             allowed = f"input.max_bytes is {self._bounds.max_bytes}"
             raise RecordRejected(Reason.TOO_LARGE, f"{len(value)} bytes; {allowed}")
+        if len(record.id) > LONGEST_ID:
+            raise RecordRejected(Reason.TOO_LARGE, f"an id of {len(record.id)} letters; {LONGEST_ID} are taken")
         kind = content_type(record)
         try:
             images = self._checked(self._reader(kind)(value, record))
@@ -167,6 +174,9 @@ def picture(value: bytes, form: str, bounds: Bounds) -> NDArray[np.uint8]:
             raise RecordRejected(Reason.ANIMATED, f"{form} with {getattr(image, 'n_frames', 0)} frames")
         if form == "PNG" and value[PNG_BIT_DEPTH] > BITS:  # Pillow would drop the lower bits without a word
             raise RecordRejected(Reason.WRONG_CHANNELS, "16-bit PNG; understood are 8-bit RGB, gray and palette")
+        if form == "JPEG" and value.count(JPEG_SCAN) > MOST_SCANS:
+            found = f"more than {MOST_SCANS} scans: each is as much work as a picture"
+            raise RecordRejected(Reason.DECOMPRESSION_BOMB, found)
         image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RecordRejected(Reason.DECOMPRESSION_BOMB, str(error)) from error

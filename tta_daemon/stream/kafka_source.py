@@ -11,6 +11,7 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import (
     AuthorizationError,
     CommitFailedError,
+    CorruptRecordError,
     FencedInstanceIdError,
     IllegalGenerationError,
     KafkaError,
@@ -21,7 +22,7 @@ from kafka.errors import (
 from tta_daemon.errors import BrokerUnreachable, Fenced, TtaError
 from tta_daemon.stream.kafka_client import GRACE_S, Caller, QuietLogs, abandon, named, opened, record_of
 from tta_daemon.stream.membership import Membership
-from tta_daemon.stream.records import Partition, Record
+from tta_daemon.stream.records import Partition, Position, Record
 from tta_daemon.stream.source import Changes
 
 T = TypeVar("T")
@@ -69,12 +70,12 @@ class KafkaSource:
             call_timeout_s,
             stuck_after_s,
         )
-        self._renewed = renewed
+        self._renewed, self._start = renewed, start
         self.membership = Membership()
         self._settings = {
             "group_id": group,
             "group_instance_id": instance,
-            "auto_offset_reset": start,
+            "auto_offset_reset": "earliest",  # where `_rewound` says nothing else: of what is left, all
             "enable_auto_commit": False,
             "isolation_level": "read_committed",
             "request_timeout_ms": 15_000,
@@ -83,7 +84,9 @@ class KafkaSource:
         self._began: dict[Partition, int] = {}
         self._rewinding: set[Partition] = set()
         self._paused: set[Partition] = set()
-        self._moved_at = time.monotonic()
+        self._moved_at = self._polled_at = time.monotonic()
+        self._doubted: Position | None = None
+        self._unreadable: list[Record] = []
         self._retry_at, self._backoff_s = 0.0, 0.5
         self._consumer: Any = None
         self._open()
@@ -92,13 +95,21 @@ class KafkaSource:
         """See `Source`. Broker trouble is waited out: then nothing comes."""
         if self.membership.unseen:
             return []
+        self._moved_at += time.monotonic() - self._polled_at  # nothing can move while nobody polls
+        try:
+            return self._polled(timeout_s, most)
+        finally:
+            self._polled_at = time.monotonic()
+
+    def _polled(self, timeout_s: float, most: int) -> Sequence[Record]:
         if self._consumer is None or self.stuck(time.monotonic()):
             self.renew()
         if self._consumer is None or not self._rewound():
             time.sleep(min(timeout_s, 0.1))
             return []
         found = self._try(lambda: self._consumer.poll(timeout_ms=timeout_s * 1000, max_records=most), timeout_s) or {}
-        records = [record_of(record) for records in found.values() for record in records]
+        records = [record_of(record) for records in found.values() for record in records] + self._unreadable
+        self._unreadable = []
         if self.membership.unseen_loss:  # these belong to the next generation: first let go of the last one
             self._unread(records)
             return []
@@ -116,6 +127,8 @@ class KafkaSource:
         except MOVED_ON as error:
             log.info("commit refused, the group has moved on; the records come again: %s", named(error))
             return False
+        except AuthorizationError as error:
+            raise TtaError(f"the broker refuses: {named(error)}") from error
         except (KafkaError, TimeoutError) as error:
             log.warning("commit failed; the next one covers it: %s", named(error))
             return False
@@ -286,6 +299,8 @@ class KafkaSource:
             raise Fenced(f"another member runs as kafka.group_instance_id: {named(error)}") from error
         except AuthorizationError as error:
             raise TtaError(f"the broker refuses: {named(error)}") from error
+        except CorruptRecordError as error:
+            self._step_over(error)
         except KafkaError as error:
             log.warning("reading failed, trying again: %s", named(error))
             time.sleep(min(timeout_s, 0.1))
@@ -294,20 +309,51 @@ class KafkaSource:
             self._drop()
         return None
 
+    def _step_over(self, error: CorruptRecordError) -> None:
+        """Read again what could not be read; if it still cannot, hand on that it is there, and read on behind it.
+
+        kafka-python's own way is to come back to it for ever.
+        """
+        part = self._consumer._fetcher._next_partition_records  # noqa: SLF001
+        if not part:
+            log.warning("the Kafka consumer is broken: %s", named(error))
+            self._renewed()
+            return self._drop()
+        place, offset = part.topic_partition, part.next_fetch_offset
+        position = Position(Partition(*place), offset)
+        log.warning("%s-%d: offset %d cannot be read: %s", *place, offset, named(error))
+        part.drain()
+        if self._doubted != position:
+            self._doubted = position
+            return None
+        self._consumer.seek(place, offset + 1)
+        self._unreadable.append(Record(position, None, None, timestamp_s=time.time(), fault=str(error)))
+        return None
+
     def _rewound(self) -> bool:
         """Go back where that was asked for; False while no broker says where that is."""
         wanted = self._rewinding & self.assignment()
         if wanted:
             try:
                 known = self.committed(wanted)
-            except BrokerUnreachable as error:
-                log.warning("%s", error)
+                for partition in wanted:
+                    if (offset := known.get(partition, self._began.get(partition))) is not None:
+                        self.seek(partition, offset)
+                    elif self._start == "latest":
+                        self._begin_at_the_end(partition)
+            except (BrokerUnreachable, KafkaError, TimeoutError) as error:
+                log.warning("where to read on is not known yet: %s", error)
                 return False
-            for partition in wanted:
-                if (offset := known.get(partition, self._began.get(partition))) is not None:
-                    self.seek(partition, offset)
         self._rewinding.clear()
         return True
+
+    def _begin_at_the_end(self, partition: Partition) -> None:
+        """Commit where that is: or else what comes before the first answer would be jumped over after a restart."""
+        place = TopicPartition(*partition)
+        ends = self._call(lambda: self._consumer.end_offsets([place], timeout_ms=self.call_timeout_s * 1000))
+        self._began[partition] = ends[place]
+        self.commit({partition: ends[place]})
+        self.seek(partition, ends[place])
 
     def _unread(self, records: Sequence[Record]) -> None:
         """Give records back: the next poll reads them again."""
@@ -315,8 +361,9 @@ class KafkaSource:
             self.seek(*record.position)
 
     def _note(self, records: Sequence[Record]) -> None:
-        for record in records:
-            self._began.setdefault(*record.position)
+        if self._start == "earliest":
+            for record in records:
+                self._began.setdefault(*record.position)
         if records:
             self._moved_at = time.monotonic()
 

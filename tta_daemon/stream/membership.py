@@ -52,7 +52,8 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         due, join = coordinator.need_rejoin, coordinator._do_join_and_sync_async  # noqa: SLF001
 
         def need_rejoin() -> bool:
-            return bool(coordinator.rejoining or due()) and self.may_rejoin(lost=coordinator._generation.is_lost())  # noqa: SLF001
+            wanted = self.announced or coordinator.rejoining or due()  # what was announced was let go of already
+            return bool(wanted) and self.may_rejoin(lost=coordinator._generation.is_lost())  # noqa: SLF001
 
         async def kept_join() -> Any:  # noqa: ANN401
             kept, self._kept = self._kept, None

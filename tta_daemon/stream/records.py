@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 Headers: TypeAlias = tuple[tuple[str, bytes], ...]
 Images: TypeAlias = NDArray[np.uint8] | NDArray[np.float32]
 
+LONGEST_ID = 1024
+"""Letters that the id of a record, or of a label, may have."""
+
 CARRIED = ("traceparent", "tracestate")
 """Headers that an answer takes over from its record, so that a trace goes through."""
 
@@ -49,13 +52,14 @@ class Stream(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record as it was read: nothing is interpreted yet."""
+    """One record as it was read: nothing is interpreted yet. ``fault``: why it could not be read at all."""
 
     position: Position
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
     timestamp_s: float = 0.0
+    fault: str = ""
 
     def header(self, name: str) -> str | None:
         """The header's text (the last one of that name, whatever its case), or None."""
@@ -74,8 +78,7 @@ class Record:
     @property
     def size_bytes(self) -> int:
         """What the record holds in memory, roughly."""
-        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
-        return len(self.key or b"") + len(self.value or b"") + headers
+        return _size_bytes(self.key, self.value, self.headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,15 @@ class Message:
     value: bytes | None
     headers: Headers = ()
     partition: int | None = None  # None: as the key decides
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in a topic, roughly."""
+        return _size_bytes(self.key, self.value, self.headers)
+
+
+def _size_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    return len(key or b"") + len(value or b"") + sum(len(name.encode()) + len(said or b"") for name, said in headers)
 
 
 class Guess(NamedTuple):

@@ -118,9 +118,10 @@ class Many:
     def together(self, batches: Sequence[Batch], most: int) -> Iterator[list[Batch]]:
         """The batches in their order, several at once where one forward of up to ``most`` images can answer them."""
         shared: list[Batch] = []
+        company = min(self.settings.max_resident, self.settings.max_known)
         for batch in batches:
             alone = self._learner.stands_apart(batch.size, learned=batch.learned)
-            full = sum(one.size for one in shared) + batch.size > most or len(shared) >= self.settings.max_resident
+            full = sum(one.size for one in shared) + batch.size > most or len(shared) >= company
             if shared and (alone or full or any(one.of == batch.of for one in shared)):
                 yield shared
                 shared = []
@@ -217,6 +218,7 @@ class Many:
         for stream, seen_at, step in found.streams:
             self.known[stream] = Card(seen_at, step=step)
         self.known = OrderedDict(sorted(self.known.items(), key=lambda entry: entry[1].seen_at))
+        self._forget_beyond(self.settings.max_known)
         self._progress.restored(partition, found.floor, found.marks)
         self._metrics.streams.restored(len(found.streams), found.seconds, whole=found.whole)
         return True
@@ -252,6 +254,8 @@ class Many:
             self._metrics.streams.born()
         self._residents[stream] = resident
         self._residents.move_to_end(stream)
+        if stream not in self.known:
+            self._forget_beyond(self.settings.max_known - 1)
         self.known.setdefault(stream, Card(self._now()))
         self.known.move_to_end(stream)
         self._gone.discard(stream)
@@ -342,14 +346,17 @@ class Many:
 
     def _sweep(self) -> None:
         """Forget whom nobody has seen for long, and the longest unseen where there are too many."""
-        oldest, limit = self._now() - self.settings.ttl_s, self.settings.max_known
+        self._forget_beyond(self.settings.max_known)
+        oldest = self._now() - self.settings.ttl_s
         for stream, card in list(islice(self.known.items(), SWEEP)):
-            if len(self.known) > limit:
-                self._forget(stream, Forgotten.TOO_MANY)
-            elif self.settings.ttl_s and card.seen_at < oldest:
-                self._forget(stream, Forgotten.UNSEEN)
-            else:
+            if not self.settings.ttl_s or card.seen_at >= oldest:
                 break
+            self._forget(stream, Forgotten.UNSEEN)
+
+    def _forget_beyond(self, limit: int) -> None:
+        """Forget the longest unseen until there are only so many."""
+        while len(self.known) > limit:
+            self._forget(next(iter(self.known)), Forgotten.TOO_MANY)
 
     def _forget(self, stream: Stream, why: Forgotten) -> None:
         if stream == self._here:

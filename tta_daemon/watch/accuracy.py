@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tta_daemon.errors import Reason, RecordRejected
-from tta_daemon.stream.records import Record, Stream
+from tta_daemon.stream.records import LONGEST_ID, Record, Stream
 
-LARGEST_VALUE, LONGEST_ID = 1 << 20, 1024
+LARGEST_VALUE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
