@@ -110,7 +110,8 @@ def check(
 ) -> None:
     """Check a configuration and print everything that is wrong with it, each with its remedy.
 
-    Exits with 0 where all is well, else with 78.
+    Exits with 0 where all is well, else with 78. What is allowed and seldom meant, and how many images a second
+    anything is learned from, is said besides.
 
     Example: tta-daemon check config.toml
 
@@ -124,8 +125,12 @@ def check(
 
             if found := list(faults(settings)):
                 raise ConfigRefused(found)
+    from tta_daemon.control.doubts import doubts  # noqa: PLC0415 - torch comes with it
+
     tried = "the settings, the model and the brokers" if environment else "the settings"
     typer.echo(f"{config}: all is well with {tried} (digest {settings.digest})")
+    for doubt in doubts(settings):
+        typer.echo(f"note: {doubt}")
 
 
 @app.command()

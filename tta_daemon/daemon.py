@@ -25,7 +25,7 @@ from tta_daemon.control.scribe import Scribe
 from tta_daemon.control.slot import Slot
 from tta_daemon.control.stream_states import StreamStates
 from tta_daemon.control.web.board import Board, Kind
-from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected
+from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected, TooManyRejected
 from tta_daemon.learner import Learner
 from tta_daemon.model.load import Deployed
 from tta_daemon.model.publish import Publisher
@@ -130,8 +130,12 @@ class Daemon:
         try:
             if not self.connect():
                 return
-            while not self._stopping.is_set():
-                self.turn()
+            try:
+                while not self._stopping.is_set():
+                    self.turn()
+            except TooManyRejected:  # what is buried stays so: it does not come again with every restart
+                self.drain()
+                raise
             self.board.withdraw("draining")
             self.drain()
         finally:

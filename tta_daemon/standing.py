@@ -23,6 +23,7 @@ def standing(daemon: "Daemon") -> dict[str, object]:
             "partitions": sorted(f"{topic}-{number}" for topic, number in daemon.source.assignment()),
             "waiting_images": daemon.batcher.waiting,
             "open_records": daemon.ledger.open_count,
+            "learning": {"learned": 0, **daemon.metrics.learning},
             "guard": _guarding(daemon.learner.guard),
             "watch": daemon.watch.status() if daemon.watch is not None else None,
             "accuracy": {"images": accuracy.images, "adapted": accuracy.adapted, "source": accuracy.source,

@@ -363,3 +363,39 @@ def test_threads_may_all_log(log):
     for thread in threads:
         thread.join(timeout=30)
     assert len([json.loads(line) for line in stream.getvalue().splitlines()]) == 200
+
+
+NOTES = {
+    "at the defaults": ("", ["adapt.learn_from", "80 images a second", "input.resize"]),
+    "cameras": ('[streams]\nby = "key"\n[batch]\npatience_s = 4\n', ["a key is learned from while it brings 4 images"]),
+    "a settlement cuts": (
+        """
+        streams.by = "key"
+        batch.patience_s = 4
+        settle.every_s = 0.1
+        kafka = {delivery = "exactly_once", transactional_id = "t"}
+        """,
+        ["80 images", "twice settle.every_s"],
+    ),
+    "nobody waits": ("[batch]\npatience_s = 0\n", ["waits for nobody", "16 images"]),
+    "no time to learn": ("[adapt]\nbudget = 0\n", ["adapt.budget", "nothing is ever learned"]),
+    "no step": ("[adapt]\noptions = {lr = 0.0}\n", ["adapt.options.lr"]),
+    "batches of one": ("[batch]\nsize = 1\n[adapt]\nlearn_from = 1\n", ["batch.size", "2 images or more"]),
+    "no guard": ('[guard]\nmode = "off"\n', ["guard.mode"]),
+    "nothing kept": ('[streams]\nby = "key"\nmax_resident = 2\n', ["beyond 2 streams"]),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), NOTES.values(), ids=NOTES)
+def test_what_is_seldom_meant_is_said_and_not_refused(tmp_path, text, said):
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    result = call("check", "--no-environment", str(file))
+    assert result.exit_code == 0
+    assert all(words in result.stdout for words in said)
+
+
+def test_who_learns_nothing_on_purpose_is_told_nothing_of_learning(tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text('[adapt]\nwhen = "never"\n[input]\nresize = "crop"\n')
+    assert "note:" not in call("check", "--no-environment", str(file)).stdout

@@ -22,6 +22,7 @@ from tta_daemon.control.web.in_force import in_force
 from tta_daemon.control.web.page_files import HEADERS
 from tta_daemon.control.web.reading import Reading
 from tta_daemon.control.web.server import Server
+from tta_daemon.standing import standing
 from tta_daemon.watch.accuracy import Accuracy, Scored
 from tta_daemon.watch.estimates import Estimate, Estimator
 from tta_daemon.watch.metrics import Detector, Metrics
@@ -295,6 +296,20 @@ def test_who_answers_is_whom_the_guard_lets(mode, head):
     card = feed.document(ALL)[0]["cards"][WHO]
     assert (card["tone"], card["head"]) == ("good", head)
     assert card["words"].startswith(f"in 5 min: {head.split()[0].lower()} 100 %; tent learned from")
+
+
+def test_where_nothing_is_learned_that_stands_where_people_look():
+    memory = Memory(config(adapt={"learn_from": 8}, batch={"size": 8, "patience_s": 0.0}))
+    memory.metrics.model("resnet", "abc", "tent", "cpu")
+    feed = Feed(memory.daemon.board, memory.metrics.registry, Http)
+    feed.read()
+    memory.send(pictures(3))
+    memory.run_dry()
+    feed.read()
+    card = feed.document(ALL)[0]["cards"][WHO]
+    assert (card["tone"], card["head"]) == ("notice", "Nothing is learned")
+    assert "adapt.learn_from" in card["words"]
+    assert standing(memory.daemon)["learning"] == {"learned": 0, "small_batch": 1}
 
 
 def test_what_happened_last_is_what_matters(house):

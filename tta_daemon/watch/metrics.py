@@ -6,6 +6,7 @@ here alone. The instruments are declared in `instruments`.
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -36,12 +37,16 @@ class Metrics:
     Args:
         process: whether to export the process's and Python's own numbers too.
         now: wall clock, in seconds since the epoch.
+
+    Attributes:
+        learning: how many batches were learned from, and held back for which reason.
     """
 
     def __init__(self, *, process: bool = False, now: Callable[[], float] = time.time) -> None:
         self._at = Instruments()
         self.registry = self._at.registry
         self.streams = StreamMetrics(self._at)
+        self.learning: Counter[str] = Counter()
         self._now = now
         self._smooth: dict[str, float] = {}
         self._tallied: dict[str, int] = {}
@@ -93,6 +98,7 @@ class Metrics:
     def learned(self, signals: Mapping[str, float] | None, hold: Hold | None) -> None:
         """A batch was learned from, or held back for a reason; None: the method failed and was put back to birth."""
         hold = Hold.FAILED if signals is None else hold
+        self.learning["learned" if hold is None else hold.value] += 1
         if hold is None:
             self._at.steps.inc()
         else:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tta_daemon.answered import Hold
 from tta_daemon.control.sections import Http
 from tta_daemon.control.web.board import Board
 from tta_daemon.control.web.chronicle import Kind, Tone
@@ -152,6 +153,14 @@ def _drift(board: Board, now: Reading) -> Card:
     return Card(question, Tone.NOTICE, f"{head}, {_times(worst)}", f"above the threshold: {names}", began)
 
 
+TOO_LITTLE = {
+    Hold.SMALL.value: "batches have fewer images than adapt.learn_from: let them wait longer (batch.patience_s)",
+    Hold.BUDGET.value: "adapt.budget leaves no time for it",
+    Hold.LAG.value: "the stream is behind by more than adapt.max_lag_s",
+}
+"""What keeps everything from being learned from without anybody having asked for that."""
+
+
 def _who(now: Reading, history: History) -> Card:
     question = "Who answers?"
     about = now.labels("tta_model_info")
@@ -168,6 +177,10 @@ def _who(now: Reading, history: History) -> Card:
     shares = [f"{SERVED[s].split()[0].strip(',').lower()} {_whole(images[s] / total)}" for s in SERVES if images[s]]
     learned = history.growth("learned", LATELY_S) / max(1.0, history.growth("batches", LATELY_S))
     lately = f"in 5 min: {', '.join(shares)}; {method} learned from {_whole(learned)} of the batches"
+    held = {reason: now.value("tta_adaptation_skipped_total", reason=reason) for reason in TOO_LITTLE}
+    worst = max(held, key=held.__getitem__)
+    if not learned and held[worst] > 0.9 * now.value("tta_batches_processed_total"):
+        return Card(question, Tone.NOTICE, "Nothing is learned", f"{TOO_LITTLE[worst]}; {lately}")
     return Card(question, Tone.GOOD, SERVED[serving], lately)
 
 
