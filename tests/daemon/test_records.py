@@ -1,10 +1,12 @@
 """Records know their id, batches their images, answers their wire format."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tta_daemon.errors import Reason
 from tta_daemon.stream.records import Answer, Batch, Guess, Partition, Position, Prediction, Record, Sample
 
 
@@ -79,3 +81,14 @@ def test_answer_on_the_wire():
         "step": 12,
         "stream": "cam",
     }
+
+
+def test_the_page_of_records_names_every_reason_and_every_field():
+    page = (Path(__file__).parents[2] / "docs" / "records.md").read_text(encoding="utf-8")
+    assert {reason for reason in Reason if f"| `{reason}` |" not in page} == set()
+    shown = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    guess = Guess(3, "cat", 0.9)
+    said = Answer("a", "", (Prediction(3, "cat", 0.9, (guess,)),), (5,), "m", "tent", 1, (3,), "blend")
+    ours = json.loads(said.message("answers", Record(Position(Partition("images", 0), 0), None, b"")).value)
+    assert list(ours) == list(shown)
+    assert ours["predictions"][0].keys() == shown["predictions"][0].keys()

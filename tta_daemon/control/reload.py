@@ -170,5 +170,10 @@ def _refuse_restarts(found: tuple[Change, ...]) -> None:
     stuck = [c for c in found if c.reach is Reach.RESTART]
     if stuck:
         remedy = "restart the daemon, or put the old value back"
-        words = {c.path: f"{written(c.old)} cannot become {written(c.new)} by a reload" for c in stuck}
-        raise ConfigRefused([Fault(path, said, remedy) for path, said in words.items()])
+        raise ConfigRefused([Fault(change.path, _stuck(change), remedy) for change in stuck])
+
+
+def _stuck(change: Change) -> str:
+    if change.old == change.new:  # both hidden
+        return "a secret cannot change by a reload"
+    return f"{written(change.old)} cannot become {written(change.new)} by a reload"
