@@ -31,7 +31,7 @@ from tta_daemon.speakers import Speakers
 from tta_daemon.stream.records import Partition, Stream
 from tta_daemon.watch.guard import Guard, Lives, Serve, blended
 from tta_daemon.watch.information import Information, told
-from tta_daemon.watch.view import HeadTap, SourceView
+from tta_daemon.watch.view import Head, HeadTap, SourceView
 from tta_daemon.watch.watching import watch_of
 
 if TYPE_CHECKING:
@@ -53,6 +53,16 @@ class Part(NamedTuple):
     images: Tensor
     life: Life
     memory: adapters.Memory | None
+
+
+class _Said(NamedTuple):
+    """The adapted model's answer, how it is learned from, why it is not, and what was repaired and heard of it."""
+
+    logits: Tensor
+    learn: Callable[[], Signals | None]
+    hold: Hold | None
+    repaired: int
+    head: Head | None
 
 
 class Learner:
@@ -237,49 +247,55 @@ class Learner:
         self.life.batches += not learned
         watched = self._pace.watched(self.life, learned=learned)
         self._settle_statistics(hold)
+        said = self._say(images, hold, listen=watched and self._deployed.known is not None)
+        asked = self._clock()
+        looks = learned or not self._guarded or self.guard.looks(images, said.logits)
+        began_look = self._clock()
+        view = self._probe(images) if watched and looks else None
+        looked = self._clock()
+        weighed, lived = (None if learned else view), self.guard.lives  # no batch is weighed twice
+        voices = {lived: said.logits} if weighed is None else self._voices(said, images)
+        listened = self._clock()
+        serve = self._weigh(voices, weighed)
+        leaves = said.logits if self.guard.lives is lived else voices.get(self.guard.lives, said.logits)
+        if said.hold is Hold.FAILED or said.repaired == len(images):
+            serve, leaves = Serve.SOURCE, said.logits  # which are the source's
+        else:
+            leaves = self._served(serve, leaves, view, images)
+        if not learned:
+            self._remember(images, said.logits)
+        vain = said.hold is None and self._guarded and not self.guard.teaches()
+        return Answered(
+            step=step,
+            logits=leaves,
+            adapted=said.logits,
+            serve=serve,
+            view=view,
+            learn=_nothing if vain else said.learn,
+            hold=Hold.GUARD if vain else said.hold,
+            repaired=said.repaired,
+            seconds=asked - began,
+            source_seconds=looked - began_look,
+            guard_seconds=listened - looked,
+            head=said.head,
+        )
+
+    def _say(self, images: Tensor, hold: Hold | None, *, listen: bool) -> _Said:
+        """What the adapted model says. Where it cannot, or what it has learned is not finite, the source speaks."""
         try:
-            with self._tap.on(self.adapter) if watched and self._deployed.known else nullcontext():
-                adapted, learn, hold = self._ask(images, hold)
-            adapted, repaired = self._speakers.repaired(adapted, images)
+            with self._tap.on(self.adapter) if listen else nullcontext():
+                logits, learn, hold = self._ask(images, hold)
+            logits, repaired = self._speakers.repaired(logits, images)
             if repaired:
                 self._assert_finite()
         except (ArithmeticError, RuntimeError, ValueError) as fault:
             self._fail(fault)
-            adapted, repaired, learn, hold = self._speakers.source(images), 0, _nothing, Hold.FAILED
-        asked = self._clock()
-        looks = learned or not self._guarded or self.guard.looks(images, adapted)
-        began_look = self._clock()
-        view = self._probe(images) if watched and looks else None
-        looked = self._clock()
-        lived = self.guard.lives
-        said = {lived: adapted}
-        if view is not None and not learned:  # no batch is weighed twice
-            said = {lived: self._single_view(adapted, images, hold)} | self._otherwise(images, hold)
-        listened = self._clock()
-        serve = self._weigh(said, None if learned else view)
-        leaves = adapted if self.guard.lives is lived else said.get(self.guard.lives, adapted)
-        if hold is Hold.FAILED or repaired == len(images):
-            serve, logits = Serve.SOURCE, adapted  # which is the source's
-        else:
-            logits = self._served(serve, leaves, view, images)
-        if not learned:
-            self._remember(images, adapted)
-        if hold is None and self._guarded and not self.guard.teaches():
-            learn, hold = _nothing, Hold.GUARD
-        return Answered(
-            step=step,
-            logits=logits,
-            adapted=adapted,
-            serve=serve,
-            view=view,
-            learn=learn,
-            hold=hold,
-            repaired=repaired,
-            seconds=asked - began,
-            source_seconds=looked - began_look,
-            guard_seconds=listened - looked,
-            head=self._tap.behind(adapted) if watched and self._deployed.known else None,
-        )
+            return _Said(self._speakers.source(images), _nothing, Hold.FAILED, 0, None)
+        return _Said(logits, learn, hold, repaired, self._tap.behind(logits) if listen else None)
+
+    def _voices(self, said: _Said, images: Tensor) -> dict[Lives, Tensor]:
+        """What the guard weighs: what the adapted model says by the statistics that it lives by, and by others."""
+        return {self.guard.lives: self._single_view(said, images)} | self._otherwise(images, said.hold)
 
     def stands_apart(self, images: int, *, learned: bool) -> bool:
         """Whether a batch of so many images needs a forward of its own, for it may be learned from, or was before."""
@@ -384,12 +400,12 @@ class Learner:
             finite = images.flatten(1).isfinite().all(1)
             memory.add(images[finite], logits[finite].argmax(1))
 
-    def _single_view(self, adapted: Tensor, images: Tensor, hold: Hold | None) -> Tensor:
+    def _single_view(self, said: _Said, images: Tensor) -> Tensor:
         """What the guard goes by: the answers, or what they would be were they no means over views."""
-        if not (self._guarded and self.adapter.averages_views) or hold is not None:
-            return adapted
+        if not (self._guarded and self.adapter.averages_views) or said.hold is not None:
+            return said.logits
         single = self._speakers.by(self.adapter.mixed, images)
-        return adapted if single is None else single
+        return said.logits if single is None else single
 
     def _served(self, serve: Serve, adapted: Tensor, view: SourceView | None, images: Tensor) -> Tensor:
         """The logits that leave."""
