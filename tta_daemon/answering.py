@@ -13,7 +13,7 @@ from tta_daemon.answers import About, answers, predictions
 from tta_daemon.control.web.board import Kind
 from tta_daemon.errors import Reason, RecordRejected
 from tta_daemon.learner import Part
-from tta_daemon.stream.records import Batch
+from tta_daemon.stream.records import Batch, Sample
 from tta_daemon.streams.many import Many
 from tta_daemon.watch.batch_line import batch_line
 from tta_daemon.watch.guard import Decision
@@ -60,6 +60,7 @@ class Answering:
         about = About(daemon.deployed.name, daemon.learner.method, answered.step, answered.serve)
         said = predictions(answered.logits, daemon.deployed.labels)
         replies = zip(batch.samples, answers(batch, said, answered, about), strict=True)
+        sent: list[Sample] = []
         with daemon.metrics.timed("produce"):
             for sample, reply in compress(replies, unanswered):
                 message = reply.message(daemon.config.kafka.output_topic, sample.record)
@@ -68,10 +69,11 @@ class Answering:
                     daemon.bury(sample.record, RecordRejected(Reason.UNDELIVERABLE, words))
                     continue
                 daemon.sink.send(message)
+                sent.append(sample)
                 daemon.ledger.closed(sample.record.position)
                 daemon.labels.answered(reply, daemon.clock(), batch.of)
-        if any(unanswered):
-            daemon.metrics.answered(replace(batch, samples=tuple(compress(batch.samples, unanswered))), answered)
+        if sent:
+            daemon.metrics.answered(replace(batch, samples=tuple(sent)), answered)
         daemon.metrics.relearned(unanswered.count(False))
         daemon.board.gallery.saw(batch, said, answered.source, daemon.deployed.labels)
         self._watch_over(batch, answered)

@@ -7,8 +7,9 @@ from when it is read until it is answered or buried; an offset is committed only
 After a crash a record may come again that was answered, or learned from, or both: `Progress` knows what it still lacks.
 """
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +26,7 @@ from tta_daemon.control.scribe import Scribe
 from tta_daemon.control.slot import Slot
 from tta_daemon.control.stream_states import StreamStates
 from tta_daemon.control.web.board import Board, Kind
-from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected, TooManyRejected
+from tta_daemon.errors import BrokerUnreachable, DeliveryError, RecordRejected, TooManyRejected, TtaError
 from tta_daemon.learner import Learner
 from tta_daemon.model.load import Deployed
 from tta_daemon.model.publish import Publisher
@@ -37,7 +38,7 @@ from tta_daemon.stream.dead_letters import DeadLetters, RejectRatio
 from tta_daemon.stream.decode import Bounds, Decoder
 from tta_daemon.stream.ledger import Ledger
 from tta_daemon.stream.progress import Progress
-from tta_daemon.stream.records import Record
+from tta_daemon.stream.records import Batch, Record
 from tta_daemon.stream.sink import Sink
 from tta_daemon.stream.source import Source
 from tta_daemon.streams.many import Many
@@ -133,14 +134,21 @@ class Daemon:
             try:
                 while not self._stopping.is_set():
                     self.turn()
-            except TooManyRejected:  # what is buried stays so: it does not come again with every restart
-                self.drain()
+            except TooManyRejected:
+                self._settle_for_good()
                 raise
             self.board.withdraw("draining")
             self.drain()
         finally:
             self.board.withdraw()
             self.disconnect()
+
+    def _settle_for_good(self) -> None:
+        """What is buried stays so, and does not come again with every restart; if that fails, it does."""
+        try:
+            self.drain()
+        except TtaError as late:
+            log.warning("what was buried could not be settled", error=str(late))
 
     def connect(self) -> bool:
         """Reach the broker, however long it takes. False where the daemon was stopped before it could."""
@@ -216,7 +224,7 @@ class Daemon:
             self.admit()
             self.answer_due()
             if self.crowded:
-                self.clear()
+                self.clear(TURN_S)
             self.hear_labels()
             self.settle_when_due()
         except DeliveryError as fault:
@@ -225,16 +233,25 @@ class Daemon:
 
     def answer_due(self) -> None:
         """Answer the batches whose time has come, for a few seconds at most: then there is the rest of the loop."""
-        began = self.clock()
-        due = self.streams.together(self.batcher.due(began), self.config.batch.size)
-        for batches in due:
-            self.answering.answer(*batches)
+        for _ in self._answer(self.batcher.due(self.clock()), TURN_S):
             if not self.ledger.ragged:
                 self.settle_when_due()
             self.orders.take_over(midway=True)
+
+    def clear(self, for_s: float = math.inf) -> None:
+        """Answer what waits, full batches or not."""
+        for _ in self._answer(self.batcher.drain(), for_s):
+            pass
+
+    def _answer(self, batches: Sequence[Batch], for_s: float) -> Iterator[None]:
+        """Answer one after the other; after so long, or where the daemon is to stop, what is left waits again."""
+        began, left = self.clock(), self.streams.together(batches, self.config.batch.size)
+        for several in left:
+            self.answering.answer(*several)
+            yield
             self.report()
-            if self.stopping or self.clock() - began > TURN_S:
-                self.batcher.put_back([batch for later in due for batch in later], self.clock())
+            if for_s < math.inf and (self.stopping or self.clock() - began > for_s):
+                self.batcher.put_back(batch for later in left for batch in later)
 
     def departed(self, *, everyone: bool = False) -> None:
         """What answers is not what was saved or published, nor what the canary images were shown to."""
@@ -287,16 +304,18 @@ class Daemon:
             return
         if self._gaping and late_s < self.config.settle.every_s:
             return  # the batch that closes the gap may be about to go out
-        self.close_gaps()
-        self.settle()
+        self.close_gaps(TURN_S)
+        if not self._gaping:
+            self.settle()
 
-    def close_gaps(self) -> None:
+    def close_gaps(self, for_s: float = math.inf) -> None:
         """Answer what waits where an answer that is ahead of it would be final before it."""
         if self._gaping:
-            self.clear()
+            self.clear(for_s)
 
     @property
     def _gaping(self) -> bool:
+        """Whether what was answered cannot be settled before what waits is."""
         return self.ledger.ragged and self.config.kafka.delivery == "exactly_once"
 
     def settle(self) -> None:
@@ -336,12 +355,6 @@ class Daemon:
         """Whether so much waits that it must wait for company no longer."""
         limits = self.config.limits
         return self.batcher.waiting >= limits.waiting_images or self.ledger.open_bytes >= limits.waiting_bytes
-
-    def clear(self) -> None:
-        """Answer what waits, full batches or not."""
-        for batches in self.streams.together(self.batcher.drain(), self.config.batch.size):
-            self.answering.answer(*batches)
-            self.report()
 
     def drain(self) -> None:
         """Answer what waits, as long as there is time for it, settle with the state saved, and leave."""

@@ -56,8 +56,8 @@ class Life:
             self.sampled, self.drifted = float(pace[0]), bool(pace[1])
         try:
             self.guard.load(_of(GUARD, saved.items()))
-        except (KeyError, ValueError, RuntimeError):
-            self.guard.departed()  # a state from before there was a guard
+        except (KeyError, ValueError, RuntimeError, IndexError):
+            self.guard = Guard(self.guard.settings)  # a state of an older version
         if self.watch is not None:
             self.watch.resume(_of(WATCH, saved.items()))
 

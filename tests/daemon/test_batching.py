@@ -1,5 +1,6 @@
 """Batches are full or out of patience, of one stream, in order, and lose nothing."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -148,7 +149,21 @@ def test_what_is_put_back_is_due_first_and_in_its_order():
         batcher.add(sample(offset), now=float(offset))
     taken = batcher.due(now=5.0)
     assert offsets(taken) == [[0, 1], [2, 3]]
-    batcher.put_back(taken[1:], now=5.0)
+    batcher.put_back(taken[1:])
     assert batcher.deadline(5.0) == 0.0
     assert offsets(batcher.due(now=5.0)) == [[2, 3]]
     assert offsets(batcher.drain()) == [[4]]
+
+
+def test_of_many_streams_that_are_put_back_again_and_again_all_have_their_turn():
+    batcher, answered, now = Batcher(8, 0.2), Counter(), 0.0
+    for turn in range(20):
+        for camera in range(30):
+            batcher.add(sample(turn * 30 + camera, stream=f"s{camera}"), now)
+        due = batcher.due(now + 0.2)
+        for batch in due[:10]:  # as many as there is time for
+            answered[batch.stream] += 1
+            now += 0.5
+        batcher.put_back(due[10:])
+    assert len(answered) == 30
+    assert max(answered.values()) - min(answered.values()) <= 1

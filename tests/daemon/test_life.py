@@ -45,10 +45,19 @@ def test_a_stream_that_comes_back_goes_on_where_it_was_looked_at_and_where_nothi
     assert (other.life.drifted, other.life.sampled) == (False, 0.5)
     assert other.answer(images(8)).hold is Hold.DRIFT
     assert other.life.sampled == 0.0
-    saved = {name: tensor for name, tensor in ours.life.dump().items() if name != "pace"}
-    fresh = learner().life
-    fresh.load(saved, 3)  # a state of an older version
-    assert (fresh.drifted, fresh.batches) == (True, 3)
+
+
+def test_a_guard_of_an_older_version_begins_anew_and_learns():
+    ours = learner()
+    for seed in range(3):
+        ours.answer(images(8, seed=seed)).learn()
+    saved = {name: tensor for name, tensor in ours.snapshot({}).beside.items() if name != "pace"}
+    saved["guard/state"] = saved["guard/state"][:-1]
+    other = learner()
+    other.life.load(saved, 3)
+    assert (other.life.drifted, other.life.batches, other.guard.every) == (True, 3, 1)
+    other.guard.weigh, other.guard.sound = lambda *_: Serve.MIXED, True
+    assert other.answer(images(8)).hold is None
 
 
 @pytest.mark.parametrize("size", [2, 8])

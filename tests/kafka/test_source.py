@@ -296,6 +296,16 @@ def test_a_record_that_cannot_be_read_is_handed_on_as_such_and_holds_nothing_up(
     assert source.commit({Partition(topic, 0): 6})
 
 
+def test_unreadable_records_in_all_partitions_hold_nothing_up(broker, produce, open_source, until):
+    topic = broker.topic(partitions=3)
+    for partition in range(3):
+        produce(topic, [b"good bytes"], partition, headers=[(Latin("cafe"), b"x")])
+        produce(topic, numbers(1), partition)
+    source = open_source(topic, broker.name("group"))
+    records = read(source, 6, until)
+    assert sorted(bool(record.fault) for record in records) == [False] * 3 + [True] * 3
+
+
 def test_who_was_not_asked_for_long_is_not_stuck(broker, produce, open_source, until):
     topic, renewed = broker.topic(), []
     source = open_source(topic, broker.name("group"), stuck_after_s=0.5, renewed=lambda: renewed.append(1))

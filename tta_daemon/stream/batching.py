@@ -4,6 +4,7 @@ No stream starves another: those that are due take turns, a batch each, however 
 waits for its patience, then for no more than a batch of each other one that was there before it.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable
 from typing import TypeAlias
 
@@ -49,11 +50,14 @@ class Batcher:
         """Take out everything."""
         return self._take(lambda _: True)
 
-    def put_back(self, batches: Iterable[Batch], now: float) -> None:
-        """Let what was taken out wait again, before all else of its stream, and be due at once."""
-        for batch in reversed(list(batches)):
-            again = [(now - self.patience_s, sample) for sample in batch.samples]
-            self._waiting[batch.of] = again + self._waiting.get(batch.of, [])
+    def put_back(self, batches: Iterable[Batch]) -> None:
+        """Let what was taken out wait again: in this order, before all that came later, and due at once."""
+        again: dict[Stream, _Queue] = {}
+        for batch in batches:
+            again.setdefault(batch.of, []).extend((-math.inf, sample) for sample in batch.samples)
+        for stream, queue in self._waiting.items():
+            again.setdefault(stream, []).extend(queue)
+        self._waiting = again
 
     def drop(self, partitions: Collection[Partition]) -> int:
         """Forget the samples of these partitions; returns how many."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -61,7 +60,6 @@ class KafkaSink:
         self._in_transaction = False
         self._failed = False  # a transaction must be abandoned before anything else is sent
         self._undecided = False  # its commit was asked for, and nobody said how that went
-        self._began_at = 0.0
         self._losses = self._losses_before = 0  # connections lost, by now and when the transaction began
         self._era = 0
         self._open()
@@ -77,7 +75,7 @@ class KafkaSink:
             raise DeliveryError("the last transaction is not abandoned yet" if self._failed else "no connection")
         self._must_be_whole()
         value = b"" if message.value is None and message.key is None else message.value
-        with self._mapped("sending failed"):
+        with _mapped("sending failed"):
             self._begin()
             headers, partition = list(message.headers), message.partition
             self._sent.append(
@@ -90,7 +88,7 @@ class KafkaSink:
             return
         if self._producer is None:
             raise DeliveryError("no connection to the broker")
-        with self._mapped("delivery failed"):
+        with _mapped("delivery failed"):
             self._call(lambda: self._producer.flush(timeout_s), timeout_s)
             for sent in self._sent:
                 sent.get(0)
@@ -148,7 +146,7 @@ class KafkaSink:
             if self.exactly_once:
                 self._keep_fences()
                 self._count_losses()
-                with self._mapped("no transaction can begin"):
+                with _mapped("no transaction can begin"):
                     self._call(self._producer.init_transactions, self.connect_timeout_s)
         except (BrokerUnreachable, DeliveryError, Fenced) as error:
             self._drop()
@@ -211,7 +209,7 @@ class KafkaSink:
 
     def _begin(self) -> None:
         if self.exactly_once and not self._in_transaction:
-            self._losses_before, self._began_at = self._losses, time.monotonic()
+            self._losses_before = self._losses
             self._producer.begin_transaction()
             self._in_transaction = True
 
@@ -224,7 +222,7 @@ class KafkaSink:
         if wanted and (who.generation_id < 0 or not who.member_id):  # offsets of no member are taken unfenced
             raise DeliveryError("not a member of the group at the moment")
         self.flush(timeout_s)
-        with self._mapped("the transaction failed"):
+        with _mapped("the transaction failed"):
             self._begin()
             if wanted:
                 self._ask(lambda manager: manager.send_offsets_to_transaction(wanted, who), timeout_s)
@@ -240,17 +238,6 @@ class KafkaSink:
         self._producer._sender.wakeup()  # noqa: SLF001
         if not asked.wait(timeout_ms=timeout_s * 1000):
             raise TimeoutError(f"no answer within {timeout_s:g} s")
-
-    @contextlib.contextmanager
-    def _mapped(self, what: str) -> Iterator[None]:
-        """Kafka's errors become ours. A transaction that was open for too long was ended by the broker, not fenced."""
-        try:
-            with _mapped(what):
-                yield
-        except Fenced as error:
-            if self._in_transaction and time.monotonic() - self._began_at > TRANSACTION_S - GRACE_S:
-                raise DeliveryError(f"{what}: the transaction was open for more than {TRANSACTION_S:g} s") from error
-            raise
 
     def _call(self, call: Callable[[], T], timeout_s: float) -> T:
         return self._caller.within(timeout_s + 1.0, call)

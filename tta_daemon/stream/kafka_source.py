@@ -85,7 +85,7 @@ class KafkaSource:
         self._rewinding: set[Partition] = set()
         self._paused: set[Partition] = set()
         self._moved_at = self._polled_at = time.monotonic()
-        self._doubted: Position | None = None
+        self._doubted: set[Position] = set()
         self._unreadable: list[Record] = []
         self._retry_at, self._backoff_s = 0.0, 0.5
         self._consumer: Any = None
@@ -108,7 +108,8 @@ class KafkaSource:
             time.sleep(min(timeout_s, 0.1))
             return []
         found = self._try(lambda: self._consumer.poll(timeout_ms=timeout_s * 1000, max_records=most), timeout_s) or {}
-        records = [record_of(record) for records in found.values() for record in records] + self._unreadable
+        read = [record_of(record) for records in found.values() for record in records] + self._unreadable
+        records = [record for record in read if record.position.partition not in self._rewinding]
         self._unreadable = []
         if self.membership.unseen_loss:  # these belong to the next generation: first let go of the last one
             self._unread(records)
@@ -323,37 +324,47 @@ class KafkaSource:
         position = Position(Partition(*place), offset)
         log.warning("%s-%d: offset %d cannot be read: %s", *place, offset, named(error))
         part.drain()
-        if self._doubted != position:
-            self._doubted = position
+        if position not in self._doubted:
+            self._doubted = {known for known in self._doubted if known.partition != position.partition} | {position}
             return None
+        self._doubted.remove(position)
         self._consumer.seek(place, offset + 1)
         self._unreadable.append(Record(position, None, None, timestamp_s=time.time(), fault=str(error)))
         return None
 
     def _rewound(self) -> bool:
-        """Go back where that was asked for; False while no broker says where that is."""
+        """Go back where that was asked for; False while no broker says where that is.
+
+        A partition of which nobody knows where it ends waits by itself; what is read of it meanwhile does not count.
+        """
         wanted = self._rewinding & self.assignment()
         if wanted:
             try:
                 known = self.committed(wanted)
-                for partition in wanted:
-                    if (offset := known.get(partition, self._began.get(partition))) is not None:
-                        self.seek(partition, offset)
-                    elif self._start == "latest":
-                        self._begin_at_the_end(partition)
-            except (BrokerUnreachable, KafkaError, TimeoutError) as error:
-                log.warning("where to read on is not known yet: %s", error)
+            except BrokerUnreachable as error:
+                log.warning("%s", error)
                 return False
-        self._rewinding.clear()
+            for partition in wanted:
+                if (offset := known.get(partition, self._began.get(partition))) is not None:
+                    self.seek(partition, offset)
+                elif self._start == "latest" and not self._begun_at_the_end(partition):
+                    continue
+                self._rewinding.discard(partition)
+        self._rewinding &= self.assignment()
         return True
 
-    def _begin_at_the_end(self, partition: Partition) -> None:
+    def _begun_at_the_end(self, partition: Partition) -> bool:
         """Commit where that is: or else what comes before the first answer would be jumped over after a restart."""
         place = TopicPartition(*partition)
-        ends = self._call(lambda: self._consumer.end_offsets([place], timeout_ms=self.call_timeout_s * 1000))
+        try:
+            ends = self._call(lambda: self._consumer.end_offsets([place], timeout_ms=1000))
+        except (KafkaError, TimeoutError) as error:
+            log.warning("where %s-%d ends is not known yet: %s", *partition, named(error))
+            return False
         self._began[partition] = ends[place]
         self.commit({partition: ends[place]})
         self.seek(partition, ends[place])
+        return True
 
     def _unread(self, records: Sequence[Record]) -> None:
         """Give records back: the next poll reads them again."""

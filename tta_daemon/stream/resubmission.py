@@ -73,6 +73,8 @@ class Found:
             return "went back before"
         if letter.omitted_bytes:
             return "too large for the dead letters: only its position was kept"
+        if letter.reason == Reason.UNDECODABLE and letter.record.key is None and not letter.record.value:
+            return "could not be read: only its position was kept"
         if letter.origin is None or letter.origin.partition.topic != topic:
             return f"did not come from {topic!r}"
         if letter.attempt >= attempts_most:

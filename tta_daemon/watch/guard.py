@@ -47,6 +47,9 @@ RELAXED = 8
 CALM = 4
 """Comparisons with a newborn, one after the other without harm, after which learning is twice as fast again."""
 
+REMEMBERED = 12
+"""Numbers that a saved guard has beside its windows, whom it believed, and its wager."""
+
 HALF = 0.5
 """Share of the learning tensors that a first rewind leaves as learned, where rewinding is selective (ASR)."""
 
@@ -330,8 +333,9 @@ class Guard:
     def dump(self) -> Saved:
         """Everything that moves, so that a restart decides as if nothing had happened."""
         state = [list(Serve).index(self.serve), self.vetoed, self._wager.better, self._wager.worse]
-        state += [self.mixes, self.balances, self.doubtful, self.sound, self.settings.mode == "off"]
+        state += [self.mixes, self.balances, self.doubtful, self.sound]
         state += [self.every, self._unlooked, self._settled, self._unchecked, self._harmless, self._passed, self._calm]
+        state += [self.settings.mode == "off"]
         saved = {"state": torch.tensor(state, dtype=torch.float64), "glance": self._glance.dump()["seen"]}
         saved |= {f"memory/{name}": tensor for name, tensor in self.memory.dump().items()}
         for name, about in self._windows().items():
@@ -344,15 +348,18 @@ class Guard:
         Raises:
             KeyError, ValueError: it is no guard's.
         """
+        serve, vetoed, better, worse, *rest = saved["state"].tolist()
+        if len(rest) != REMEMBERED:
+            raise ValueError("the saved guard is of another version")
         for name, about in self._windows().items():
             about.load({key: saved[f"{name}/{key}"] for key in ("classes", "numbers")})
         self._glance.load({"seen": saved["glance"]})
         self.memory.load({name: saved[f"memory/{name}"] for name in ("images", "classes")})
-        serve, vetoed, self._wager.better, self._wager.worse, *rest = saved["state"].tolist()
         self.serve, self.vetoed = list(Serve)[int(serve)], bool(vetoed)
-        self.mixes, self.balances, self.doubtful, self.sound, was_off = map(bool, rest[:5])
-        self.every, self._unlooked, self._settled, self._unchecked, *counts = map(int, rest[5:])
-        self._harmless, self._passed, self._calm = counts
+        self._wager.better, self._wager.worse = better, worse
+        self.mixes, self.balances, self.doubtful, self.sound = map(bool, rest[:4])
+        self.every, self._unlooked, self._settled, self._unchecked, *counts = map(int, rest[4:])
+        self._harmless, self._passed, self._calm, was_off = counts
         self._departed_at = -math.inf
         if was_off and self.settings.mode != "off":
             self._begin_anew()
