@@ -76,7 +76,7 @@ class NormOnly(Adapter):
         """Logits by the mixture, in those modes; one of them asks for so much of the source at least."""
         if not self.by_batch:
             return self.predict(images)
-        if self.options.mode == "prior":
+        if self.options.mode == "prior" and source_images:
             source_images = max(source_images, self.options.source_images)
         with normalizing(self.network, pseudo_counted(source_images)):
             logits: Tensor = self.network(images)
