@@ -27,6 +27,11 @@ def beside(mixed: float, images: int) -> float:
     return max(mixed * images, FEWEST) if mixed else 0.0
 
 
+def own_share(source_images: float, images: int) -> float:
+    """What a batch's own statistics weigh beside so many images of the source (Schneider et al. 2020, eq. 3)."""
+    return images / (source_images + images)
+
+
 class StreamNorm(nn.Module):
     """A ``BatchNorm`` layer whose statistics are chosen at each call by its ``rule``.
 
@@ -117,7 +122,7 @@ def from_batch(norm: StreamNorm, x: Tensor) -> Tensor:
     if alone(x):
         return from_source(norm, x)
     if norm.mixed:
-        weight = x.size(0) / (beside(norm.mixed, x.size(0)) + x.size(0))
+        weight = own_share(beside(norm.mixed, x.size(0)), x.size(0))
         return cast("Tensor", _Between.apply(x, norm.weight, norm.bias, (norm.source, weight, norm.eps))[0])  # type: ignore[no-untyped-call]
     return cast("Tensor", _ByBatch.apply(x, norm.weight, norm.bias, norm.eps))  # type: ignore[no-untyped-call]
 
@@ -193,7 +198,7 @@ def pseudo_counted(source_images: float) -> Rule:
     def rule(norm: StreamNorm, x: Tensor) -> Tensor:
         if alone(x) and source_images == 0:
             return from_source(norm, x)
-        weight = x.size(0) / (max(source_images, beside(norm.mixed, x.size(0))) + x.size(0))
+        weight = own_share(max(source_images, beside(norm.mixed, x.size(0))), x.size(0))
         return norm.normalize(x, *_between(norm.source, moments(x), weight))
 
     return rule

@@ -284,32 +284,30 @@ def test_who_answers(house):
     assert house.card(WHO)[1] == "Frozen model"
 
 
-@pytest.mark.parametrize(("mode", "head"), [("off", "Adapted model"), ("observe", "Frozen model")])
-def test_who_answers_is_whom_the_guard_lets(mode, head):
-    memory = Memory(config(guard={"mode": mode}))
+def who_answers(count, **sections):
+    """A daemon that answered so many pictures, and what its page says of who did."""
+    memory = Memory(config(**sections))
     memory.metrics.model("resnet", "abc", "tent", "cpu")
     feed = Feed(memory.daemon.board, memory.metrics.registry, Http)
     feed.read()
-    memory.send(pictures(16))
+    memory.send(pictures(count))
     memory.run_dry()
     feed.read()
-    card = feed.document(ALL)[0]["cards"][WHO]
+    return memory.daemon, feed.document(ALL)[0]["cards"][WHO]
+
+
+@pytest.mark.parametrize(("mode", "head"), [("off", "Adapted model"), ("observe", "Frozen model")])
+def test_who_answers_is_whom_the_guard_lets(mode, head):
+    _, card = who_answers(16, guard={"mode": mode})
     assert (card["tone"], card["head"]) == ("good", head)
     assert card["words"].startswith(f"in 5 min: {head.split()[0].lower()} 100 %; tent learned from")
 
 
 def test_where_nothing_is_learned_that_stands_where_people_look():
-    memory = Memory(config(adapt={"learn_from": 8}, batch={"size": 8, "patience_s": 0.0}))
-    memory.metrics.model("resnet", "abc", "tent", "cpu")
-    feed = Feed(memory.daemon.board, memory.metrics.registry, Http)
-    feed.read()
-    memory.send(pictures(3))
-    memory.run_dry()
-    feed.read()
-    card = feed.document(ALL)[0]["cards"][WHO]
+    daemon, card = who_answers(3, adapt={"learn_from": 8}, batch={"size": 8, "patience_s": 0.0})
     assert (card["tone"], card["head"]) == ("notice", "Nothing is learned")
     assert "adapt.learn_from" in card["words"]
-    assert standing(memory.daemon)["learning"] == {"learned": 0, "small_batch": 1}
+    assert standing(daemon)["learning"] == {"learned": 0, "small_batch": 1}
 
 
 def test_what_happened_last_is_what_matters(house):

@@ -2,23 +2,21 @@
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import structlog
 
 from tta_daemon.control.checkpoint import newest_whole
 from tta_daemon.control.snapshot import Snapshot, encode
 from tta_daemon.errors import CheckpointError
+from tta_daemon.file_names import named_after
 
 SUFFIX = ".safetensors"
 UNFINISHED = ".unfinished"
-LONGEST_NAME = 120
 
 log = structlog.get_logger(__name__)
 
@@ -121,9 +119,8 @@ def write(final: Path, blob: bytes) -> None:
 
 
 def stem_of(stream: str) -> str:
-    """A file name for any stream; a digest stands in for one that is too long."""
-    name = f"state-{quote(stream, safe='')}"
-    return name if len(name) <= LONGEST_NAME else f"state-{hashlib.sha256(stream.encode()).hexdigest()}"
+    """What the files of a stream's states begin with."""
+    return named_after(stream, "state-")
 
 
 def sync(folder: Path) -> None:

@@ -1,18 +1,17 @@
 """Where publications go: files of a folder, each whole or absent, and records of a compacted topic."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from tta_daemon.errors import BrokerUnreachable, CheckpointError, PublishError
+from tta_daemon.file_names import named_after
 from tta_daemon.model.publication import LATEST, Publication, described
 from tta_daemon.stream import kafka_changelog
 from tta_daemon.stream.kafka_client import Caller, named, opened
@@ -20,9 +19,6 @@ from tta_daemon.stream.kafka_client import Caller, named, opened
 UNFINISHED = ".unfinished"
 LARGEST_RECORD = 900_000
 """Below what brokers take as one message unless they are told otherwise (1 MiB)."""
-
-LONGEST_NAME = 120
-"""Letters of a folder's name; a digest stands in for a stream of more."""
 
 CALL_S = 15.0
 
@@ -95,11 +91,10 @@ class FolderOutlet:
 
 
 def folder_of(stream: str) -> str:
-    """The name of a stream's folder: none that means another place, a file of ours, or more than a name may be."""
-    name = quote(stream, safe="")
-    if name in {".", ".."} or name.startswith(("adapter.", LATEST)):
-        name = name.replace(".", "%2E")
-    return name if len(name) <= LONGEST_NAME else f"stream-{hashlib.sha256(stream.encode()).hexdigest()}"
+    """The name of a stream's folder: none that means another place, or a file of ours."""
+    name = named_after(stream)
+    ours = name in {".", ".."} or name.startswith(("adapter.", LATEST))
+    return name.replace(".", "%2E") if ours else name
 
 
 class TopicOutlet:
