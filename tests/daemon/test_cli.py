@@ -153,7 +153,7 @@ def test_asking_nobody_exits_with_1(command, url):
 
 
 STUB = """
-import contextlib, sys, threading, types
+import contextlib, os, sys, threading, types
 from tta_daemon.errors import ConfigError, DeliveryError
 class Daemon:
     asked = threading.Event()
@@ -161,12 +161,12 @@ class Daemon:
         print("running", flush=True)
         {run}
     def stop(self):
-        print("stopping", flush=True)
+        os.write(1, b"stopping\\n")  # a handler must not print: it may have interrupted just that
         self.asked.set()
 @contextlib.contextmanager
 def assemble(config, path, *, fresh_state):
     {assemble}
-    yield Daemon(), types.SimpleNamespace(ask=lambda: print("asked", flush=True))
+    yield Daemon(), types.SimpleNamespace(ask=lambda: os.write(1, b"asked\\n"))
 sys.modules["tta_daemon.assemble"] = types.SimpleNamespace(assemble=assemble)
 sys.argv = ["tta-daemon", "run", "--config", {file!r}]
 from tta_daemon.cli import main
