@@ -104,6 +104,11 @@ class Adapter(nn.Module):
         normalizes = any(isinstance(module, StreamNorm) for module in self.modules())
         return normalizes and (answerer is None or answerer.by_batch)
 
+    @property
+    def follows_stream(self) -> bool:
+        """Whether answers go by statistics that follow the stream, beyond the batch."""
+        return not self.by_batch and any(isinstance(module, StreamNorm) for module in self.modules())
+
     def mix(self, source_images: float) -> None:
         """From here on norms that go by the batch count the source's statistics as so many images for each image of it.
 

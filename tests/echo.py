@@ -106,7 +106,7 @@ def answered(bootstrap, topic="answers"):
     consumer.assign([place])
     consumer.seek_to_beginning(place)
     found, end = [], consumer.end_offsets([place])[place]
-    while consumer.position(place) < end and (new := consumer.poll(3000)):
+    while consumer.position(place) < end and (new := consumer.poll(60_000)):
         found += [int(record.value) for records in new.values() for record in records]
     consumer.close()
     return Counter(found)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from tta_daemon import __version__
+from tta_daemon.bell import Bell
 from tta_daemon.control import config_cli
 from tta_daemon.control.asking import NEARBY, NoAnswer, ask, good, lines
 from tta_daemon.control.config_cli import CONFIG_ERROR, File, loaded, refusals
@@ -165,11 +166,9 @@ def produce(
 
     Example: tta-daemon produce --bootstrap localhost:19092 --per-second 50
     """
-    from threading import Event  # noqa: PLC0415
-
     from tta_daemon.offline import produce as producing  # noqa: PLC0415 - heavy modules come with it
 
-    stopping = Event()
+    stopping = Bell()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     try:

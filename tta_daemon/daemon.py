@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from threading import Event
 
 import structlog
 
 from tta_daemon.answering import Answering
 from tta_daemon.backoff import Backoff
+from tta_daemon.bell import Bell
 from tta_daemon.control.checkpoint import Checkpoint
 from tta_daemon.control.config import Config
 from tta_daemon.control.errands import Errands
@@ -121,7 +121,7 @@ class Daemon:
         self.dead_letters = DeadLetters(config.kafka.dead_letters, connect_headers=config.kafka.connect_headers)
         self.reject_ratio = RejectRatio(config.limits.reject_ratio, config.limits.reject_window)
         self.partitions, self.orders, self.answering = Partitions(self), Orders(self), Answering(self)
-        self._stopping = Event()
+        self._stopping = Bell()
         self.settings = config.masked()
         self._settled_at = self._reported_at = clock()
         self._images_per_record = 1.0

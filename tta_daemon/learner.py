@@ -254,21 +254,25 @@ class Learner:
         view = self._probe(images) if watched and looks else None
         looked = self._clock()
         weighed, lived = (None if learned else view), self.guard.lives  # no batch is weighed twice
-        voices = {lived: said.logits} if weighed is None else self._voices(said, images)
+        once = said.logits if weighed is None and self.guard.averages else self._single_view(said, images)
+        voices = {lived: once} if weighed is None else {lived: once} | self._otherwise(images, said.hold)
+        if weighed is not None and once is not said.logits:
+            self.guard.weigh_views(once, said.logits)
         listened = self._clock()
         serve = self._weigh(voices, weighed)
-        leaves = said.logits if self.guard.lives is lived else voices.get(self.guard.lives, said.logits)
+        adapted = said.logits if self.guard.averages else once
+        leaves = adapted if self.guard.lives is lived else voices.get(self.guard.lives, adapted)
         if said.hold is Hold.FAILED or said.repaired == len(images):
             serve, leaves = Serve.SOURCE, said.logits  # which are the source's
         else:
             leaves = self._served(serve, leaves, view, images)
         if not learned:
-            self._remember(images, said.logits)
+            self._remember(images, adapted)
         vain = said.hold is None and self._guarded and not self.guard.teaches()
         return Answered(
             step=step,
             logits=leaves,
-            adapted=said.logits,
+            adapted=adapted,
             serve=serve,
             view=view,
             learn=_nothing if vain else said.learn,
@@ -292,10 +296,6 @@ class Learner:
             self._fail(fault)
             return _Said(self._speakers.source(images), _nothing, Hold.FAILED, 0, None)
         return _Said(logits, learn, hold, repaired, self._tap.behind(logits) if listen else None)
-
-    def _voices(self, said: _Said, images: Tensor) -> dict[Lives, Tensor]:
-        """What the guard weighs: what the adapted model says by the statistics that it lives by, and by others."""
-        return {self.guard.lives: self._single_view(said, images)} | self._otherwise(images, said.hold)
 
     def stands_apart(self, images: int, *, learned: bool) -> bool:
         """Whether a batch of so many images needs a forward of its own, for it may be learned from, or was before."""
@@ -465,7 +465,7 @@ class Learner:
             self.adapter.judged
             and self._remembers
             and guard.check_due()
-            and guard.check(*self._speakers.grown_and_newborn(images))
+            and guard.check(*self._speakers.grown_and_newborn(images), self._speakers.recall(self.step))
         ):
             self._rewind(guard.kept)
 

@@ -12,6 +12,10 @@ from torch import Tensor
 from adapters import Adapter
 from adapters.parts.norms import FEWEST
 from tta_daemon.model.load import Deployed
+from tta_daemon.watch.canary import Recall
+
+AT_ONCE = 64
+"""Labeled source images answered at a time: batch statistics want as many as in production."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,19 @@ class Speakers:
             return grown, self.adapted(images)
         finally:
             self.adapter.load(memory)
+
+    def recall(self, turn: int) -> Recall | None:
+        """How well labeled source images are answered, other ones each turn; None where nobody can say.
+
+        Statistics that follow the stream answer them badly while they do well: there it says nothing of the weights.
+        """
+        known = self.deployed.known
+        if known is None or known.canary is None or self.adapter.follows_stream:
+            return None
+        images, labels = known.canary
+        at = torch.arange(turn * AT_ONCE, turn * AT_ONCE + min(AT_ONCE, len(labels))) % len(labels)
+        seen = images[at].to(self.deployed.classifier.mean.device).float() / 255
+        return Recall(*(int((said.argmax(1).cpu() == labels[at]).sum()) for said in self.grown_and_newborn(seen)))
 
     def repaired(self, said: Tensor, images: Tensor) -> tuple[Tensor, int]:
         """Where that is not finite, the source speaks instead; and for how many images."""

@@ -154,9 +154,10 @@ def test_asking_nobody_exits_with_1(command, url):
 
 STUB = """
 import contextlib, os, sys, threading, types
+from tta_daemon.bell import Bell
 from tta_daemon.errors import ConfigError, DeliveryError
 class Daemon:
-    asked = threading.Event()
+    asked = Bell()
     def run(self):
         print("running", flush=True)
         {run}
@@ -178,7 +179,7 @@ main()
 def start(tmp_path):
     started = []
 
-    def run(run="self.asked.wait()", assemble="pass", stdin=None):
+    def run(run="self.asked.wait(600)", assemble="pass", stdin=None):
         file = tmp_path / "config.toml"
         file.write_text("")
         code = textwrap.dedent(STUB).format(run=run, assemble=assemble, file=str(file))

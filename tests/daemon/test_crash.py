@@ -59,7 +59,7 @@ class Fate:
         self.settings = settings
         self.log = MemoryLog({"images": 1, "answers": 1, "labels": 1, "images-dlq": 1, "state": 2})
         self.checkpoint = (
-            MemoryCheckpoint()
+            MemoryCheckpoint(keep=100)  # as many as may be half written; a file never is
             if kind == "memory"
             else KafkaCheckpoint(MemorySink(self.log), "state", lambda: self.log.records("state"), "pod-0")
         )
@@ -116,11 +116,12 @@ class Fate:
         self.daemon.sink.broken = None
 
     def lose_the_partition(self) -> None:
-        """What a missed heartbeat does: lost, and given back at the next rebalance."""
+        """What a missed heartbeat does: lost, and given back at the next rebalance, if not in the turn already."""
         self.daemon.source.lose(self.daemon.source.assignment())
         self.daemon.turn()
-        self.log.rebalance(self.settings.kafka.group_id)
-        self.daemon.partitions.follow()
+        if not self.daemon.source.assignment():
+            self.log.rebalance(self.settings.kafka.group_id)
+            self.daemon.partitions.follow()
 
     def finish(self) -> None:
         """Go on until everything is committed."""

@@ -1,6 +1,8 @@
 """First, do no harm: the guard's choices as pure functions of evidence, and what the loop makes of them."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from tta_daemon.model.load import load
 from tta_daemon.speakers import Speakers
 from tta_daemon.watch.accuracy import Scored
 from tta_daemon.watch.balanced import MOST, Balanced
+from tta_daemon.watch.canary import Recall
 from tta_daemon.watch.glance import Glance
 from tta_daemon.watch.guard import CALM, Decision, Guard, Lives, Serve, blended
 from tta_daemon.watch.information import PARTS, Information, told
@@ -756,6 +759,50 @@ def test_a_mean_over_views_is_judged_by_what_one_view_says():
     assert said[Lives.BATCH].equal(ours._speakers.adapted(images(8)))
 
 
+def test_a_mean_over_views_that_tells_much_less_than_one_look_is_not_believed():
+    guard = Guard(Settings(window=200))
+    assert guard.averages
+    guard.weigh_views(SHARP, said(7.0))  # less sure by its making
+    assert guard.averages
+    assert not guard.verdicts()
+    guard.weigh_views(SHARP, said(2.0))
+    assert not guard.averages
+    (verdict,) = guard.verdicts()
+    assert verdict.decision is Decision.LOOK_ONCE
+    assert verdict.evidence["once"] > verdict.evidence["averaged"] + guard.settings.gain
+    again = Guard(Settings(window=200))
+    again.load(guard.dump())
+    assert not again.averages
+    for one in (guard, again):
+        one.weigh_views(SHARP, torch.full_like(SHARP, torch.nan))  # says nothing
+        assert not one.averages
+        one.weigh_views(SHARP, SHARP)
+        assert one.averages
+        assert [verdict.decision for verdict in one.verdicts()] == [Decision.AVERAGE_VIEWS]
+        one.weigh_views(SHARP, said(2.0))
+        one.departed()
+        assert one.averages
+
+
+@pytest.mark.parametrize("method", ["cotta", "petal"])
+def test_where_views_blur_a_single_look_answers_and_learning_goes_on(method, monkeypatch):
+    given = config(
+        adapt={"method": method, "learn_from": 4, "options": {"views": 2, "augment_below": 2.0}},
+        guard={"mode": "guarded", "window": 16, "gain": 0.0, "look_every": 2},
+    )
+    ours = Learner(load(given.model), given.adapt, 1.0, given.guard)
+    monkeypatch.setattr("adapters.cotta.answers", lambda network, *_: network(images(8)).mul(0.0)[None])
+    for seed in range(6):
+        before = ours.step
+        ours.guard.looks = lambda *_, looks=seed % 2 == 0: looks
+        answered = ours.answer(images(8, seed=seed))
+        assert not ours.guard.averages
+        assert answered.adapted.equal(ours._speakers.by(ours.adapter.mixed, images(8, seed=seed)))
+        answered.learn()
+        assert ours.step == before + (answered.hold is None)
+    assert ours.step
+
+
 def test_without_a_guard_the_adapted_model_answers():
     ours = learner(mode="off")
     answered = ours.answer(images(8))
@@ -820,6 +867,58 @@ def test_a_model_that_collapses_is_put_back_to_birth(monkeypatch):
     ours.answer(images(16)).learn()
     assert Decision.REWIND in [verdict.decision for verdict in ours.guard.verdicts()]
     assert ours.step == 0
+
+
+@pytest.mark.parametrize(
+    ("recall", "lost"),
+    [(Recall(60, 60), False), (Recall(31, 60), False), (Recall(30, 60), True), (Recall(0, 15), False), (None, False)],
+)
+def test_whoever_has_forgotten_half_of_the_source_has_lost_the_task(recall, lost):
+    guard = by_batch_alone()
+    assert guard.check(SHARP, SHARP, recall) is lost
+    if lost:
+        (verdict,) = guard.verdicts()
+        assert verdict.decision is Decision.REWIND
+        assert verdict.evidence == {"canary_adapted": 30, "canary_newborn": 60, "learn_every": 2}
+
+
+def knowing(ours, pictures, labels):
+    """The learner's model with labeled source images, and nothing else known of its source."""
+    known = SimpleNamespace(canary=(pictures, labels))
+    return Speakers(replace(ours._speakers.deployed, known=known), ours.adapter)
+
+
+def test_a_model_that_takes_one_class_for_another_tells_as_much_and_is_found_out_by_labeled_source_images(monkeypatch):
+    whatever = {"mode": "guarded", "check_every": 1, "loss": 1.0, "doubt": 1.0}
+    given = config(adapt={"method": "cotta", "learn_from": 4, "options": {"views": 2}}, guard=whatever)
+    ours = Learner(load(given.model), given.adapt, 1.0, given.guard)
+    pictures = (images(100) * 255).to(torch.uint8)
+    labels = torch.cat([ours._speakers.adapted(part / 255).argmax(1) for part in pictures.split(64)])
+    speakers = knowing(ours, pictures, labels)
+    assert speakers.recall(0) == Recall(64, 64)
+    memory = ours.adapter.dump()
+    head = {name: tensor.roll(1, 0) for name, tensor in memory.items() if ".linear." in name}
+    ours.adapter.load({**memory, **head})
+    grown, newborn = map(told, speakers.grown_and_newborn(images(64, seed=3)))
+    assert grown.entropy == pytest.approx(newborn.entropy)  # nothing of it shows without labels
+    for turn in range(4):
+        recall = speakers.recall(turn)
+        assert recall.forgotten
+        assert recall.newborn > 32
+    monkeypatch.setattr(Speakers, "recall", lambda *_: Recall(0, 64))
+    ours.answer(images(32)).learn()
+    assert Decision.REWIND in [verdict.decision for verdict in ours.guard.verdicts()]
+    assert all(torch.equal(t, memory[name]) for name, t in ours.adapter.dump().items() if name in head)
+
+
+@pytest.mark.parametrize(("method", "asked"), [("tent", True), ("cotta", True), ("rotta", False)])
+def test_statistics_that_follow_the_stream_are_not_asked_about_the_source(method, asked):
+    given = config(adapt={"method": method, "learn_from": 4})
+    ours = Learner(load(given.model), given.adapt, 1.0, given.guard)
+    assert ours._speakers.recall(0) is None
+    pictures = (images(20) * 255).to(torch.uint8)
+    recall = knowing(ours, pictures, torch.zeros(20, dtype=torch.int64)).recall(0)
+    assert (recall is not None) is asked
 
 
 def test_answers_say_who_was_believed_and_what_the_others_say():

@@ -207,6 +207,8 @@ def test_a_reload_says_what_became_of_it(house, web):
 
 def test_a_reload_that_the_loop_has_not_taken_yet(house, monkeypatch):
     monkeypatch.setattr(lifecycle, "WAIT_S", 0.1)
+    within = lifecycle._within
+    monkeypatch.setattr(lifecycle, "_within", lambda asked, _: within(asked, 60.0))  # to prepare may take its time
     with house.open(turns=False) as web:
         house.file.write_text("[batch]\nsize = 32\n")
         answer = web.post("/-/reload", headers=GOOD)

@@ -4,13 +4,13 @@ is said with the remedy."""
 import signal
 import subprocess
 import sys
-from threading import Event
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 from live import until
 from typer.testing import CliRunner
 
+from tta_daemon.bell import Bell
 from tta_daemon.cli import app
 from tta_daemon.errors import ConfigError
 from tta_daemon.offline import produce
@@ -51,7 +51,7 @@ def test_it_says_that_there_is_no_broker():
 def test_it_says_that_the_demo_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)  # as if it were absent
     with pytest.raises(ConfigError, match="mlxtend") as refused:
-        produce.run("127.0.0.1:1", 50.0, 1, Event())
+        produce.run("127.0.0.1:1", 50.0, 1, Bell())
     assert refused.value.remedy == "pip install 'tta-daemon[demo]'"
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the command would take over this process's
     said = CliRunner().invoke(app, ["produce", "--bootstrap", "127.0.0.1:1"])

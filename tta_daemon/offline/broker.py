@@ -8,12 +8,16 @@ import time
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from random import SystemRandom
 from types import TracebackType
 from typing import Self
 
 from tta_daemon.errors import BrokerUnreachable, ConfigError
 
 HOST = "127.0.0.1"
+
+PORTS = range(20_000, 32_000)
+"""Below those that systems hand out: between finding a port and listening on it nobody else is given it."""
 
 
 class Broker:
@@ -97,11 +101,12 @@ class Broker:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback that nobody listens on, and that the system gives to nobody who asks for any."""
+    for port in SystemRandom().sample(PORTS, len(PORTS)):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((HOST, port))
+            return port
+    raise BrokerUnreachable(f"no port of {HOST} between {PORTS.start} and {PORTS.stop} is free")
 
 
 def create_topics(

@@ -136,7 +136,7 @@ def stream(
                 for moment in moments(board, cameras, listener, service):
                     screen.show(moment)
                     interruption.heed()
-            told = service.metrics()
+            told = service.metrics() or dict(moment.metrics)  # what it said last, if it is too busy to say
             if (code := service.stop(STOP_S)) != 0:
                 raise ServiceFailed(f"the daemon ended with exit code {code}{service.last_words()}")
             while listener.hear(board, timeout_s=0.5):

@@ -2,10 +2,10 @@
 
 from functools import partial
 from itertools import count
-from threading import Event
 
 from kafka.errors import KafkaError
 
+from tta_daemon.bell import Bell
 from tta_daemon.errors import BrokerUnreachable, ConfigError, TtaError
 from tta_daemon.offline import scans, traffic
 from tta_daemon.offline.broker import create_topics
@@ -19,7 +19,7 @@ JUNK = 10
 LOOK_S = 0.2
 
 
-def run(bootstrap: str, per_second: float, laps: int, stopping: Event) -> int:
+def run(bootstrap: str, per_second: float, laps: int, stopping: Bell) -> int:
     """Send until ``laps`` are over (0: there is no last one) or it is time to stop; return how many records were sent.
 
     Raises:

@@ -1,11 +1,30 @@
 """Labeled source images that the adapted model answers now and then: what it has forgotten shows here first."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tta_daemon.watch.blocks import Saved
+
+FORGOTTEN = 0.5
+"""Of what a newborn adapter answers right, what one that still knows its task answers right too."""
+
+FEWEST = 16
+"""Right answers of a newborn one from which on that says something."""
+
+
+class Recall(NamedTuple):
+    """Labeled source images that an adapter answers right, and that a newborn one does."""
+
+    adapted: int
+    newborn: int
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether the task itself was lost, which no drift excuses."""
+        return self.newborn >= FEWEST and self.adapted <= FORGOTTEN * self.newborn
 
 
 class Canary:

@@ -18,6 +18,7 @@ from tta_daemon.control.sections import Guard as Settings
 from tta_daemon.watch.accuracy import Scored
 from tta_daemon.watch.balanced import Balanced
 from tta_daemon.watch.blocks import Saved
+from tta_daemon.watch.canary import Recall
 from tta_daemon.watch.glance import Glance
 from tta_daemon.watch.information import Information, Told, told
 from tta_daemon.watch.wager import Wager
@@ -47,7 +48,7 @@ RELAXED = 8
 CALM = 4
 """Comparisons with a newborn, one after the other without harm, after which learning is twice as fast again."""
 
-REMEMBERED = 12
+REMEMBERED = 13
 """Numbers that a saved guard has beside its windows, whom it believed, and its wager."""
 
 HALF = 0.5
@@ -80,6 +81,8 @@ class Decision(StrEnum):
     SERVE_ADAPTED = "serve_adapted"
     REWIND = "rewind"
     RESET = "reset"
+    LOOK_ONCE = "look_once"
+    AVERAGE_VIEWS = "average_views"
     VETO = "labels_veto"
     TRUST = "labels_trust"
 
@@ -126,6 +129,7 @@ class Guard:
         balances: whether batches are to be normalized together with the memory, for labels come in runs; then nothing
             is learned.
         doubtful: whether, by either statistics, the adapted model is too unsure to answer: the memory fills.
+        averages: whether of a method that answers by the mean over views that mean is believed, not a single look.
         memory: images of every class.
         vetoed: whether labels have said that the adapted model is worse.
     """
@@ -136,9 +140,11 @@ class Guard:
         self.sound = False
         self.vetoed = False
         self.mixes, self.balances, self.doubtful = settings.mixed > 0, False, False
+        self.averages = True
         self.memory = Balanced()
         self.source, self.adapted, self.mixed, self.balanced = Voice(), Voice(), Voice(), Voice()
         self.grown, self.newborn = Information(), Information()
+        self.once, self.averaged = Information(), Information()
         self._glance = Glance()
         self._wager = Wager()
         self._told: list[Verdict] = []
@@ -209,6 +215,25 @@ class Guard:
             return self._turn_to(Serve.BLEND)
         return self._turn_to(self._own)
 
+    def weigh_views(self, once: Tensor, averaged: Tensor) -> None:
+        """Whether the mean over views is believed, or a single look at each image; both are logits, N x C.
+
+        A mean is less sure by its making. Where it tells as much less as an undone drift would tell more, the views are
+        not of the same thing: mirrored digits.
+        """
+        pair, window = (told(once), told(averaged)), self.settings.window
+        if pair[0] is None or pair[1] is None:
+            return
+        self.once.add(pair[0], window)
+        self.averaged.add(pair[1], window)
+        averages = self.once.information - self.averaged.information <= self.settings.gain
+        if averages is not self.averages:
+            self.averages = averages
+            decision = Decision.AVERAGE_VIEWS if averages else Decision.LOOK_ONCE
+            words = "the mean over views is believed again" if averages else "views blur: a single look answers"
+            evidence = {"once": self.once.information, "averaged": self.averaged.information}
+            self._told.append(Verdict(decision, words, evidence))
+
     @property
     def _own(self) -> Serve:
         """What the adapted model's answers are called."""
@@ -246,11 +271,15 @@ class Guard:
         self._unchecked = 0
         return True
 
-    def check(self, adapted: Tensor, newborn: Tensor) -> bool:
+    def check(self, adapted: Tensor, newborn: Tensor, recall: Recall | None = None) -> bool:
         """Compare with what a newborn adapter says of the same images. True: what was learned does harm; forget it.
 
-        Both are logits, N x C; of images of which one of them says nothing finite, nothing is made.
+        Both are logits, N x C; of images of which one of them says nothing finite, nothing is made. A model that has
+        taken one class for another tells as much as before: that only labeled source images show, where there are any.
         """
+        if recall is not None and recall.forgotten:
+            words = "of labeled source images it knows not even half of those that a newborn adapter knows"
+            return self._undo(words, {"canary_newborn": recall.newborn, "canary_adapted": recall.adapted})
         finite = torch.isfinite(adapted).all(1) & torch.isfinite(newborn).all(1)
         grown, fresh, window = told(adapted[finite]), told(newborn[finite]), self.settings.window * CHECKS
         if grown is None or fresh is None:
@@ -264,9 +293,12 @@ class Guard:
             if self._calm % CALM == 0:
                 self.every = max(1, self.every // 2)
             return False
+        evidence = {"newborn": self.newborn.information, "adapted": self.grown.information}
+        return self._undo("what was learned tells less than a newborn adapter", evidence)
+
+    def _undo(self, why: str, evidence: dict[str, float]) -> bool:
         self._calm, self._harmless, self.every = 0, 0, min(SLOWEST, self.every * 2)
-        evidence = {"newborn": self.newborn.information, "adapted": self.grown.information, "learn_every": self.every}
-        words = "what was learned tells less than a newborn adapter: it is forgotten, and learning slows down"
+        words, evidence = f"{why}: it is forgotten, and learning slows down", evidence | {"learn_every": self.every}
         self._told.append(Verdict(Decision.REWIND, words, evidence))
         return True
 
@@ -310,6 +342,7 @@ class Guard:
         self._glance.forget()
         self.memory.forget()
         self.mixes, self.balances, self.doubtful = self.settings.mixed > 0, False, False
+        self.averages = True
         self.serve = Serve.SOURCE
         self._unlooked = self._unchecked = self._harmless = 0
         self.unsettle()
@@ -333,7 +366,7 @@ class Guard:
     def dump(self) -> Saved:
         """Everything that moves, so that a restart decides as if nothing had happened."""
         state = [list(Serve).index(self.serve), self.vetoed, self._wager.better, self._wager.worse]
-        state += [self.mixes, self.balances, self.doubtful, self.sound]
+        state += [self.mixes, self.balances, self.doubtful, self.sound, self.averages]
         state += [self.every, self._unlooked, self._settled, self._unchecked, self._harmless, self._passed, self._calm]
         state += [self.settings.mode == "off"]
         saved = {"state": torch.tensor(state, dtype=torch.float64), "glance": self._glance.dump()["seen"]}
@@ -357,8 +390,8 @@ class Guard:
         self.memory.load({name: saved[f"memory/{name}"] for name in ("images", "classes")})
         self.serve, self.vetoed = list(Serve)[int(serve)], bool(vetoed)
         self._wager.better, self._wager.worse = better, worse
-        self.mixes, self.balances, self.doubtful, self.sound = map(bool, rest[:4])
-        self.every, self._unlooked, self._settled, self._unchecked, *counts = map(int, rest[4:])
+        self.mixes, self.balances, self.doubtful, self.sound, self.averages = map(bool, rest[:5])
+        self.every, self._unlooked, self._settled, self._unchecked, *counts = map(int, rest[5:])
         self._harmless, self._passed, self._calm, was_off = counts
         self._departed_at = -math.inf
         if was_off and self.settings.mode != "off":
@@ -368,7 +401,8 @@ class Guard:
         voices = {"source": self.source, "adapted": self.adapted, "mixed": self.mixed, "balanced": self.balanced}
         recent = {name: voice.recent for name, voice in voices.items()}
         lasting = {f"{name}/lasting": voice.lasting for name, voice in voices.items()}
-        return recent | lasting | {"grown": self.grown, "newborn": self.newborn}
+        compared = {"grown": self.grown, "newborn": self.newborn, "once": self.once, "averaged": self.averaged}
+        return recent | lasting | compared
 
     @property
     def _others(self) -> str:
