@@ -302,19 +302,19 @@ class Daemon:
         late_s = self.clock() - self._settled_at - self.config.settle.every_s
         if late_s < 0.0:
             return
-        if self._gaping and late_s < self.config.settle.every_s:
+        if self.gaping and late_s < self.config.settle.every_s:
             return  # the batch that closes the gap may be about to go out
         self.close_gaps(TURN_S)
-        if not self._gaping:
+        if not self.gaping:
             self.settle()
 
     def close_gaps(self, for_s: float = math.inf) -> None:
         """Answer what waits where an answer that is ahead of it would be final before it."""
-        if self._gaping:
+        if self.gaping:
             self.clear(for_s)
 
     @property
-    def _gaping(self) -> bool:
+    def gaping(self) -> bool:
         """Whether what was answered cannot be settled before what waits is."""
         return self.ledger.ragged and self.config.kafka.delivery == "exactly_once"
 
@@ -364,7 +364,7 @@ class Daemon:
                 self.answering.answer(batch)
         if self.ledger.open_count:
             log.warning("no time to answer everything: whoever reads on will", open=self.ledger.open_count)
-        if not self._gaping:
+        if not self.gaping:
             self.scribe.hasten(self.config.settle.timeout_s)
             self.settle()
         log.info("drained", open=self.ledger.open_count)

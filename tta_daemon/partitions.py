@@ -47,7 +47,9 @@ class Partitions:
         self._let_go(changes.lost)
         try:
             if changes.revoked:
-                daemon.clear()
+                daemon.clear(daemon.config.limits.drain_s)  # the group waits for us, but not for ever
+                if daemon.gaping:
+                    raise DeliveryError("partitions are taken away before all that waits could be answered")
                 if daemon.streams.follow_partitions:
                     daemon.scribe.hasten(daemon.config.settle.timeout_s)
                 daemon.settle()

@@ -10,10 +10,10 @@ from world import Memory, config, npy, pictures
 
 from tta_daemon.control.checkpoint import MemoryCheckpoint
 from tta_daemon.control.errands import Errand
-from tta_daemon.errors import BrokerUnreachable, Reason, TooManyRejected
+from tta_daemon.errors import BrokerUnreachable, DeliveryError, Reason, TooManyRejected
 from tta_daemon.stream.memory_log import MemorySource
 from tta_daemon.stream.progress import Progress
-from tta_daemon.stream.records import Partition, Record
+from tta_daemon.stream.records import Batch, Partition, Record
 
 
 def test_every_record_is_answered_or_buried_exactly_once() -> None:
@@ -106,6 +106,75 @@ def test_a_failure_to_adapt_is_answered_by_the_source() -> None:
     assert len(world.answered()) == 8
     answers = [json.loads(r.value) for r in world.log.records("answers")]
     assert all(a["predictions"][0]["class"] == a["source_class"][0] for a in answers)
+
+
+def go_on(world: Memory, records: int) -> None:
+    """As `Memory.run_dry`, without joining the group again."""
+    for _ in range(100):
+        world.daemon.turn()
+        if sum(world.daemon.source.lag().values()) + world.daemon.ledger.open_count == 0:
+            break
+    world.daemon.drain()
+    assert world.committed() == records
+    world.daemon.disconnect()
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_a_rebalance_is_not_kept_waiting_until_slow_answers_are_through(
+    delivery: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = config(
+        kafka={"delivery": delivery, "group_instance_id": "pod-0"}, settle={"every_s": 1e6}, batch={"patience_s": 1e6}
+    )
+    world, now = Memory(slow), [0.0]
+    daemon = world.daemon
+    daemon.connect()
+    daemon.turn()  # the partition begins
+    world.send(pictures(40))
+    daemon.clock = lambda: now[0]
+    answer = daemon.answering.answer
+
+    def slowly(*batches: Batch) -> None:
+        answer(*batches)
+        now[0] += 20.0
+
+    monkeypatch.setattr(daemon.answering, "answer", slowly)
+    daemon.admit()
+    assert daemon.batcher.waiting == 40
+    world.log.rebalance(slow.kafka.group_id)
+    daemon.partitions.follow()
+    assert len(world.answered()) == world.committed() == 16  # two batches took longer than limits.drain_s
+    assert not daemon.batcher.waiting
+    monkeypatch.undo()
+    go_on(world, 40)
+    assert sorted(Counter(world.answered()).values()) == [1] * 40
+
+
+def test_a_rebalance_that_leaves_a_gap_undoes_what_was_answered_behind_it() -> None:
+    slow = config(
+        kafka={"delivery": "exactly_once", "group_instance_id": "pod-0"},
+        settle={"every_s": 1e6},
+        batch={"patience_s": 1e6},
+    )
+    world = Memory(slow)
+    daemon = world.daemon
+    daemon.connect()
+    daemon.turn()
+    world.send(pictures(16))
+    daemon.admit()
+    early, late = daemon.batcher.drain()
+    daemon.answering.answer(late)
+    daemon.batcher.put_back([early])
+    daemon.clear = lambda _: None  # type: ignore[method-assign] - there is no time for anything
+    world.log.rebalance(slow.kafka.group_id)
+    with pytest.raises(DeliveryError, match="taken away") as fault:
+        daemon.partitions.follow()
+    daemon.read_again(fault.value)
+    assert world.answered() == []
+    assert world.committed() == 0
+    del daemon.clear
+    go_on(world, 16)
+    assert sorted(Counter(world.answered()).values()) == [1] * 16
 
 
 def test_a_partition_that_cannot_begin_is_asked_for_again_after_a_pause() -> None:

@@ -121,7 +121,7 @@ class Limits(Section):
     waiting_bytes: int = setting(256 << 20, "Bytes waiting at which batches leave before they are full.", LIVE, ge=1)
     reject_ratio: float = setting(0.5, "Share of rejected records above which the daemon stops.", LIVE, gt=0, le=1)
     reject_window: int = setting(1000, "Records over which that share is taken.", LIVE, ge=1)
-    drain_s: float = setting(30.0, "How long a stop may take to answer what is left.", LIVE, gt=0)
+    drain_s: float = setting(30.0, "How long a stop, or a rebalance, may take to answer what is left.", LIVE, gt=0)
 
 
 class Settle(Section):
