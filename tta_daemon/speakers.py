@@ -69,8 +69,8 @@ class Speakers:
         finally:
             self.adapter.load(memory)
 
-    def recall(self, turn: int) -> Recall | None:
-        """How well labeled source images are answered, other ones each turn; None where nobody can say.
+    def recall(self, start: int) -> Recall | None:
+        """How well labeled source images are answered, from the ``start``-th on; None where nobody can say.
 
         Statistics that follow the stream answer them badly while they do well: there it says nothing of the weights.
         """
@@ -78,7 +78,7 @@ class Speakers:
         if known is None or known.canary is None or self.adapter.follows_stream:
             return None
         images, labels = known.canary
-        at = torch.arange(turn * AT_ONCE, turn * AT_ONCE + min(AT_ONCE, len(labels))) % len(labels)
+        at = torch.arange(start, start + min(AT_ONCE, len(labels))) % len(labels)
         seen = images[at].to(self.deployed.classifier.mean.device).float() / 255
         return Recall(*(int((said.argmax(1).cpu() == labels[at]).sum()) for said in self.grown_and_newborn(seen)))
 

@@ -244,6 +244,22 @@ def test_every_stream_stands_in_the_table_a_page_at_a_time():
     made.daemon.disconnect()
 
 
+def test_streams_of_partitions_that_moved_are_counted_and_forgotten_by_their_new_owner_alone():
+    made = world(MemoryStates())
+    made.run_dry(disconnect=False)
+    streams = made.daemon.streams
+    assert len(streams.known) == len(alone())
+    streams.let_go({stream.place for stream in streams.known})
+    streams._told_at = -10.0
+    streams.told(made.daemon.board)
+    assert value(made, "tta_streams") == 0
+    assert len(streams.known) == len(alone())  # they may come back untouched
+    streams._forget_beyond(0)
+    assert value(made, "tta_streams_forgotten_total", reason="too_many") == 0
+    assert not streams._gone
+    made.daemon.disconnect()
+
+
 def test_metrics_name_no_more_streams_than_they_may():
     cards = []
     for n in range(50):

@@ -172,11 +172,11 @@ class Many:
             resident.life.guard.tune(self._learner.guard.settings)
 
     def told(self, board: Board) -> None:
-        """Tell how many streams there are and which are the worst; now and then, for there may be many."""
+        """Tell how many streams are ours and which are the worst; now and then, for there may be many."""
         now = self._now()
         if now < self._told_at + TELL_S:
             return
-        self._told_at, rows = now, list(self.known.items())
+        self._told_at, rows = now, [(s, card) for s, card in self.known.items() if self._progress.holds(s.place)]
         board.publish_streams(rows)
         self._metrics.streams.standing(len(rows), len(self._residents), sum(card.drifted for _, card in rows))
         self._metrics.streams.worst(*worst(rows, self.settings.shown))
@@ -366,9 +366,11 @@ class Many:
         self._changed.pop(stream, None)
         if self._restoring is not None:
             self._shelf.drop(stream)
-            if self._progress.holds(stream.place):
-                self._gone.add(stream)
+        if not self._progress.holds(stream.place):
+            return  # it is another's, who has it still
         self._metrics.streams.forgotten(why)
+        if self._restoring is not None:
+            self._gone.add(stream)
 
     def _drop(self, partitions: Collection[Partition]) -> None:
         """Forget the streams of these partitions here; what was saved of them stays."""
