@@ -95,8 +95,8 @@ def fill(bootstrap, topic, numbers, partitions=2):
     producer = KafkaProducer(bootstrap_servers=bootstrap)
     for n in numbers:
         producer.send(topic, value=b"%d" % n, partition=n % partitions)
-    producer.flush(10)
-    producer.close(timeout=5)
+    producer.flush(60)
+    producer.close(timeout=60)
 
 
 def answered(bootstrap, topic="answers"):

@@ -96,7 +96,7 @@ class Memory:
         for _ in range(1000):
             self.daemon.turn()
             behind = sum(self.daemon.source.lag().values())
-            if not behind and not self.daemon.ledger.open_count:
+            if not (behind or self.daemon.ledger.open_count or self.daemon.partitions.arriving):
                 break
         else:
             raise AssertionError("the daemon does not run dry")

@@ -301,7 +301,7 @@ def test_a_factory_that_breaks_its_import_is_refused_and_the_watcher_lives(world
     assert "model." in verdict.words
     world.write(batch={"size": 16})
     assert world.reloader.ask().result(60).result is Result.PREPARED
-    world.reloader.stop()
+    world.reloader.stop(60)
 
 
 def test_decoders_that_go_leave_no_threads_behind(learned):
@@ -313,7 +313,7 @@ def test_decoders_that_go_leave_no_threads_behind(learned):
     learned.daemon.disconnect()
     new = [thread for thread in threading.enumerate() if thread not in known and thread.name.startswith("decode")]
     for thread in new:
-        thread.join(10)
+        thread.join(60)
     assert not [thread for thread in new if thread.is_alive()]
 
 
@@ -343,7 +343,7 @@ def test_the_loop_goes_on_while_a_model_is_being_loaded(world, monkeypatch):
     Slow.go.set()
     assert asked.result(60).result is Result.PREPARED
     world.daemon.turn()
-    world.reloader.stop()
+    world.reloader.stop(60)
     assert world.daemon.deployed.name == "world:slow"
 
 

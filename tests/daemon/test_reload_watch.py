@@ -33,7 +33,13 @@ class Watched:
     def taken(self):
         """The loop's part: the size that it goes by."""
         self.slot.take()
-        return self.slot.withdraw()[0].config.batch.size
+        return self.slot._standing.config.batch.size  # to withdraw would take away what has just been put there
+
+    def looked(self):
+        """Until the first look is over."""
+        until(lambda: self.reloader._looked_at != reload.NEVER)
+        self.reloader.ask().result(DEADLINE_S)
+        self.said.clear()
 
     def goes_by(self, size):
         until(lambda: self.taken() == size)
@@ -118,6 +124,7 @@ def test_a_file_that_is_being_written_is_not_read_before_it_holds_still(tmp_path
 
 
 def test_a_file_that_is_gone_is_refused_once_and_missed_no_more_when_it_is_back(watched):
+    watched.looked()
     watched.file.unlink()
     assert "cannot be read: No such file" in watched.told(Result.REFUSED).words
     move(watched.file, sized(32))
@@ -125,16 +132,24 @@ def test_a_file_that_is_gone_is_refused_once_and_missed_no_more_when_it_is_back(
     watched.told_in_all(Result.REFUSED, Result.PREPARED)
 
 
+def overwrite(file, content):
+    """As `rewrite`, but never empty meanwhile."""
+    with file.open("r+b") as whole:
+        whole.write(content)
+
+
 def test_the_same_content_is_not_looked_at_again(watched):
+    watched.looked()
     move(watched.file, sized(32))
     watched.goes_by(32)
-    for put in (move, rewrite):
+    for put in (move, overwrite):
         put(watched.file, sized(32))
     assert watched.reloader.ask().result(DEADLINE_S).result is Result.UNCHANGED
     watched.told_in_all(Result.PREPARED, Result.UNCHANGED)
 
 
 def test_a_bad_file_is_refused_once(watched):
+    watched.looked()
     move(watched.file, sized(0))
     watched.told(Result.REFUSED)
     watched.reloader.ask().result(DEADLINE_S)

@@ -35,18 +35,18 @@ def test_server_log_and_torch_follow(tmp_path):
 
     put(http=http, log={"level": "info"}, model={"threads": 1})
     with assemble(load(file, {}), file) as (daemon, reloader):
-        assert httpx.post(f"{url}/-/reload").status_code == 403
+        assert httpx.post(f"{url}/-/reload", timeout=60).status_code == 403
         put(http=http | {"lifecycle": True}, log={"level": "error"}, model={"threads": 2})
         assert reloader.ask().result(60).result is Result.PREPARED
-        assert httpx.post(f"{url}/-/reload").status_code == 403
+        assert httpx.post(f"{url}/-/reload", timeout=60).status_code == 403
         daemon.orders.take_over()
-        assert httpx.post(f"{url}/-/reload").status_code == 401
+        assert httpx.post(f"{url}/-/reload", timeout=60).status_code == 401
         assert logging.getLogger().level == logging.ERROR
         assert torch.get_num_threads() == 2
         daemon.board.publish(standing(daemon))
-        assert httpx.get(f"{url}/api/status").json()["config"]["digest"] == load(file, {}).digest
-        assert 'tta_config_reloads_total{result="applied"} 1.0' in httpx.get(f"{url}/metrics").text
+        assert httpx.get(f"{url}/api/status", timeout=60).json()["config"]["digest"] == load(file, {}).digest
+        assert 'tta_config_reloads_total{result="applied"} 1.0' in httpx.get(f"{url}/metrics", timeout=60).text
         put(http=http | {"lifecycle": True, "stall_s": -1.0})
         assert reloader.ask().result(60).result is Result.REFUSED
-        assert httpx.post(f"{url}/-/reload").status_code == 401
-        assert "tta_config_last_reload_successful 0.0" in httpx.get(f"{url}/metrics").text
+        assert httpx.post(f"{url}/-/reload", timeout=60).status_code == 401
+        assert "tta_config_last_reload_successful 0.0" in httpx.get(f"{url}/metrics", timeout=60).text

@@ -1,13 +1,16 @@
 """The replay command: words in; tables, numbers and a page that stands alone out."""
 
 import json
+import logging
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 from nets import images
 from typer.testing import CliRunner
 
@@ -32,6 +35,16 @@ learn_from = 4
 [adapt.options]
 lr = 0.01
 """
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """The command logs to the runner's stream, which is closed after it."""
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    yield
+    root.handlers, root.level = before
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ class Slow(MemoryCheckpoint):
         self.go, self.fault = Event(), None
 
     def save(self, snapshot: Snapshot) -> int:
-        assert self.go.wait(20)
+        assert self.go.wait(60)
         if self.fault:
             raise self.fault
         return super().save(snapshot)
@@ -64,9 +64,9 @@ def test_the_first_state_is_durable_at_once_and_the_others_come_now_and_then() -
     desk.now = 10.0
     assert not desk.scribe.due({P: 1})
     assert desk.scribe.due({P: 2})
-    desk.scribe.hasten(5.0)
+    desk.scribe.hasten(60.0)
     desk.scribe.save(snapshot(2))
-    desk.scribe.close(5.0)
+    desk.scribe.close(60.0)
     assert desk.value(SAVED) == 2
     assert desk.value("tta_checkpoint_size_bytes") == len(desk.checkpoint.saved[""][-1])
     assert desk.value("tta_checkpoint_last_success_timestamp_seconds") > 0
@@ -88,7 +88,7 @@ def test_while_one_is_written_none_is_due_and_the_loop_goes_on() -> None:
     desk.scribe.save(snapshot(1))
     assert not desk.scribe.due({P: 2})
     slow.go.set()
-    desk.scribe.hasten(20.0)
+    desk.scribe.hasten(60.0)
     assert desk.scribe.due({P: 2})
     assert len(slow.saved[""]) == 1
 
@@ -106,10 +106,10 @@ def test_a_state_that_cannot_be_saved_is_counted_and_tried_again(with_answers: b
     assert not desk.scribe.due({P: 1})
     desk.now, slow.fault = 10.0, None
     assert desk.scribe.due({P: 1})
-    desk.scribe.hasten(5.0)
+    desk.scribe.hasten(60.0)
     desk.scribe.save(snapshot(1))
     desk.scribe.settled()
-    desk.scribe.close(5.0)
+    desk.scribe.close(60.0)
     assert (desk.value(SAVED), desk.value(FAILED)) == (1, 1)
 
 

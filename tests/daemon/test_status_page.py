@@ -14,6 +14,7 @@ from tta_daemon.control.reload import Reloader
 from tta_daemon.control.web import feed_pages
 from tta_daemon.control.web.board import Kind
 from tta_daemon.control.web.server import Server
+from tta_daemon.offline.broker import free_port
 from tta_daemon.watch.estimates import Estimate, Estimator
 from tta_daemon.watch.metrics import Detector
 
@@ -24,7 +25,7 @@ CHROMIUM = next(
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
 
 TOKEN = "a long random t\u00e9xt"  # noqa: S105 - the test's own
-SOON_MS = 15_000
+SOON_MS = 90_000
 
 
 class Live:
@@ -151,15 +152,19 @@ def card(page, question):
     return text(page, f'.card[data-question="{question}"]')
 
 
+def says(page, question, words):
+    page.wait_for_selector(f'.card[data-question="{question}"]:has-text("{words}")')
+
+
 def test_it_answers_the_five_questions(visit, live):
     page = visit(live.url)
     until(page, "document.querySelector('#contact').dataset.state === 'live'")
     until(page, "document.querySelectorAll('.chart path.line').length >= 12")
-    assert "Healthy" in card(page, "Health")
-    assert "labeled images" in card(page, "Is adaptation worth it?")
-    assert "Drifted, 15\u00d7" in card(page, "Has the world drifted?")
-    assert "tent learned from" in card(page, "Who answers?")
-    assert page.title() == "Healthy \u00b7 tta-daemon"
+    says(page, "Health", "Healthy")
+    says(page, "Is adaptation worth it?", "labeled images")
+    says(page, "Has the world drifted?", "Drifted, 15\u00d7")
+    says(page, "Who answers?", "tent learned from")
+    until(page, "document.title === 'Healthy \u00b7 tta-daemon'")
     until(page, "document.querySelectorAll('#pictures img').length === 6")
     until(page, "[...document.images].every((image) => image.naturalWidth > 0)")
 
@@ -279,6 +284,7 @@ def test_anybody_can_use_it(visit, live, scheme, width):
 def test_everything_can_be_done_from_the_keyboard(visit, live):
     page = visit(live.url)
     until(page, "document.querySelectorAll('.chart path.line').length >= 12")
+    says(page, "Is adaptation worth it?", "labeled images")
     page.keyboard.press("Tab")
     assert text(page, ":focus") == "Skip to how it stands"
     page.focus("#moment")
@@ -321,9 +327,8 @@ def test_settings_are_found_with_their_reach_and_meaning(visit, live):
 def test_another_span_is_drawn(visit, live):
     page = visit(live.url)
     page.wait_for_selector(".chart path.line", state="attached")
-    page.check("input[value='21600']", force=True)
-    page.wait_for_selector(".card")
-    assert any("span=21600" in request.url for request in visit.requests)
+    with page.expect_request(lambda request: "span=21600" in request.url):
+        page.check("input[value='21600']", force=True)
 
 
 def test_where_no_stream_can_be_had_it_asks_again_and_again(visit, live, monkeypatch):
@@ -332,11 +337,11 @@ def test_where_no_stream_can_be_had_it_asks_again_and_again(visit, live, monkeyp
     until(page, "document.querySelector('#contact').dataset.state === 'asking'")
     live.board.happened(Kind.ALARM, f"asked for {time.time()}")
     page.wait_for_selector("#log li:has-text('Asked for')")
-    assert "Healthy" in card(page, "Health")
+    says(page, "Health", "Healthy")
 
 
 def test_what_is_not_known_is_said_so_and_a_lost_daemon_too(visit):
-    memory = Memory(config(http={"port": 0}))
+    memory = Memory(config(http={"port": free_port()}))  # which it has again below
     server = Server(memory.daemon.config.http, memory.daemon.board, memory.metrics.registry)
     server.start()
     page = visit(f"http://127.0.0.1:{server.port}/", allowed=["ERR_", "503"])
@@ -348,8 +353,7 @@ def test_what_is_not_known_is_said_so_and_a_lost_daemon_too(visit):
     server.stop()
     page.wait_for_selector("#lost:has-text('No contact with the daemon since')")
     assert page.title().endswith("No contact \u00b7 tta-daemon")
-    again = Server(memory.daemon.config.http.model_copy(update={"port": server_port(page)}), memory.daemon.board,
-                   memory.metrics.registry)  # fmt: skip
+    again = Server(memory.daemon.config.http, memory.daemon.board, memory.metrics.registry)
     again.start()
     try:
         memory.daemon.board.happened(Kind.READY, "another process")
@@ -358,7 +362,3 @@ def test_what_is_not_known_is_said_so_and_a_lost_daemon_too(visit):
         until(page, "document.querySelector('#contact').dataset.state === 'live'")
     finally:
         again.stop()
-
-
-def server_port(page):
-    return int(page.evaluate("location.port"))

@@ -205,7 +205,8 @@ def quiet(together, method="tent", cameras=20):
                 kind = (("content-type", b"application/x-npy"), ("id", f"{turn}-{camera}-{at}".encode()))
                 key = b"cam-%d" % camera
                 made.log.append("images", picture, key=key, headers=kind, partition=camera % PARTITIONS)
-        while any(made.daemon.source.lag().values()) or made.daemon.batcher.waiting:
+        made.daemon.turn()
+        while any(made.daemon.source.lag().values()) or made.daemon.batcher.waiting or made.daemon.partitions.arriving:
             made.daemon.turn()
     made.daemon.drain()
     made.daemon.disconnect()

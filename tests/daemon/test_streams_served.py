@@ -53,7 +53,7 @@ def published(tmp_path_factory):
     world = Memory(setting(**RUNTIME), filled(topics()), None, states)
     world.daemon.publisher = Publisher([FolderOutlet(folder, ("safetensors",), 3)], 0.0, world.metrics)
     answers = said(world)
-    world.daemon.publisher.close()
+    world.daemon.publisher.close(60.0)
     return folder, states, answers
 
 

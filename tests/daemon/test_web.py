@@ -41,7 +41,7 @@ def server(board):
 
 @pytest.fixture
 def web(server):
-    with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=10) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as client:
         yield client
 
 
@@ -126,7 +126,7 @@ def test_it_takes_no_signals_and_leaves_nothing_behind():
     server.start()
     port = server.port
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-    server.stop()
+    server.stop(timeout_s=60.0)
     assert "http" not in {thread.name for thread in threading.enumerate()}
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
@@ -137,7 +137,7 @@ def test_an_idle_connection_does_not_hold_up_the_stop():
     server.start()
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as idle:
         idle.sendall(b"GET /metr")
-        server.stop(timeout_s=10.0)
+        server.stop(timeout_s=60.0)
         assert "http" not in {thread.name for thread in threading.enumerate()}
 
 

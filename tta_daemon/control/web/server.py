@@ -92,10 +92,10 @@ class Server:
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Stop listening; requests under way have a second. Harmless where it was never started."""
-        self._uvicorn.should_exit = True
         if self._loop is not None and self._thread.is_alive():
             with suppress(RuntimeError):  # it has just ended by itself
                 asyncio.run_coroutine_threadsafe(self._feed.close(), self._loop)
+        self._uvicorn.should_exit = True  # after that: a loop that has ended takes no more
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         if self._socket is not None:
