@@ -238,19 +238,19 @@ class Daemon:
                 self.settle_when_due()
             self.orders.take_over(midway=True)
 
-    def clear(self, for_s: float = math.inf) -> None:
+    def clear(self, for_s: float = math.inf, *, heed_stop: bool = True) -> None:
         """Answer what waits, full batches or not."""
-        for _ in self._answer(self.batcher.drain(), for_s):
+        for _ in self._answer(self.batcher.drain(), for_s, heed_stop=heed_stop):
             pass
 
-    def _answer(self, batches: Sequence[Batch], for_s: float) -> Iterator[None]:
+    def _answer(self, batches: Sequence[Batch], for_s: float, *, heed_stop: bool = True) -> Iterator[None]:
         """Answer one after the other; after so long, or where the daemon is to stop, what is left waits again."""
         began, left = self.clock(), self.streams.together(batches, self.config.batch.size)
         for several in left:
             self.answering.answer(*several)
             yield
             self.report()
-            if for_s < math.inf and (self.stopping or self.clock() - began > for_s):
+            if for_s < math.inf and ((heed_stop and self.stopping) or self.clock() - began > for_s):
                 self.batcher.put_back(batch for later in left for batch in later)
 
     def departed(self, *, everyone: bool = False) -> None:

@@ -47,9 +47,9 @@ class Partitions:
         self._let_go(changes.lost)
         try:
             if changes.revoked:
-                daemon.clear(daemon.config.limits.drain_s)  # the group waits for us, but not for ever
+                daemon.clear(daemon.config.limits.drain_s, heed_stop=False)  # the group waits for us, but not for ever
                 if daemon.gaping:
-                    raise DeliveryError("partitions are taken away before all that waits could be answered")
+                    self._undo()
                 if daemon.streams.follow_partitions:
                     daemon.scribe.hasten(daemon.config.settle.timeout_s)
                 daemon.settle()
@@ -57,6 +57,13 @@ class Partitions:
             self._let_go(changes.revoked)
             self._arriving |= changes.assigned
         self._begin()
+
+    def _undo(self) -> None:
+        """Abandon answers that would be final before older ones; what comes after the rebalance begins afresh."""
+        daemon = self._daemon
+        daemon.sink.abandon()
+        daemon.sink.settle(daemon.source, {}, daemon.config.settle.timeout_s)
+        raise DeliveryError("partitions are taken away before all that waits could be answered")
 
     def read_again(self, fault: DeliveryError) -> None:
         """Forget what was not settled and go back to where the group stands: nothing is lost, some may come twice."""

@@ -14,9 +14,6 @@ from adapters.parts.norms import FEWEST
 from tta_daemon.model.load import Deployed
 from tta_daemon.watch.canary import Recall
 
-AT_ONCE = 64
-"""Labeled source images answered at a time: batch statistics want as many as in production."""
-
 
 @dataclass(frozen=True, slots=True)
 class Speakers:
@@ -69,8 +66,8 @@ class Speakers:
         finally:
             self.adapter.load(memory)
 
-    def recall(self, start: int) -> Recall | None:
-        """How well labeled source images are answered, from the ``start``-th on; None where nobody can say.
+    def recall(self, turn: int) -> Recall | None:
+        """How well labeled source images are answered, other ones for each ``turn``; None where nobody can say.
 
         Statistics that follow the stream answer them badly while they do well: there it says nothing of the weights.
         """
@@ -78,9 +75,14 @@ class Speakers:
         if known is None or known.canary is None or self.adapter.follows_stream:
             return None
         images, labels = known.canary
-        at = torch.arange(start, start + min(AT_ONCE, len(labels))) % len(labels)
-        seen = images[at].to(self.deployed.classifier.mean.device).float() / 255
-        return Recall(*(int((said.argmax(1).cpu() == labels[at]).sum()) for said in self.grown_and_newborn(seen)))
+        turns = max(1, len(labels) // known.manifest.batch)
+        mine = slice(turn % turns, None, turns)  # of every class, where they lie in order of their classes
+        seen = images[mine].to(self.deployed.classifier.mean.device).float() / 255
+        try:
+            said = self.grown_and_newborn(seen)
+        except (RuntimeError, ValueError):  # the stream finds out whether the method is at fault
+            return None
+        return Recall(*(int((logits.argmax(1).cpu() == labels[mine]).sum()) for logits in said))
 
     def repaired(self, said: Tensor, images: Tensor) -> tuple[Tensor, int]:
         """Where that is not finite, the source speaks instead; and for how many images."""

@@ -119,6 +119,20 @@ def go_on(world: Memory, records: int) -> None:
     world.daemon.disconnect()
 
 
+def test_a_stop_that_meets_a_rebalance_still_answers_what_waits() -> None:
+    settings = config(settle={"every_s": 1e6}, batch={"patience_s": 1e6})
+    world = Memory(settings)
+    daemon = world.daemon
+    daemon.connect()
+    daemon.turn()
+    world.send(pictures(40))
+    daemon.admit()
+    daemon.stop()
+    world.log.rebalance(settings.kafka.group_id)
+    daemon.partitions.follow()
+    assert len(world.answered()) == world.committed() == 40
+
+
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
 def test_a_rebalance_is_not_kept_waiting_until_slow_answers_are_through(
     delivery: str, monkeypatch: pytest.MonkeyPatch
@@ -165,13 +179,16 @@ def test_a_rebalance_that_leaves_a_gap_undoes_what_was_answered_behind_it() -> N
     early, late = daemon.batcher.drain()
     daemon.answering.answer(late)
     daemon.batcher.put_back([early])
-    daemon.clear = lambda _: None  # type: ignore[method-assign] - there is no time for anything
+    daemon.clear = lambda *_, **__: None  # type: ignore[method-assign] - there is no time for anything
+    settled, settle = [], daemon.sink.settle
+    daemon.sink.settle = lambda source, offsets, for_s: settled.append(offsets) or settle(source, offsets, for_s)
     world.log.rebalance(slow.kafka.group_id)
     with pytest.raises(DeliveryError, match="taken away") as fault:
         daemon.partitions.follow()
     daemon.read_again(fault.value)
     assert world.answered() == []
     assert world.committed() == 0
+    assert settled == [{}]  # so that what is answered after the rebalance is of the new era
     del daemon.clear
     go_on(world, 16)
     assert sorted(Counter(world.answered()).values()) == [1] * 16

@@ -17,7 +17,7 @@ from tta_daemon.errors import BrokerUnreachable, ConfigError
 HOST = "127.0.0.1"
 
 PORTS = range(20_000, 32_000)
-"""Below those that systems hand out: between finding a port and listening on it nobody else is given it."""
+"""Below those that systems usually hand out: between finding a port and listening on it nobody else is given it."""
 
 
 class Broker:
@@ -101,7 +101,7 @@ class Broker:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on, and that the system gives to nobody who asks for any."""
+    """A port of the loopback that nobody listens on."""
     for port in SystemRandom().sample(PORTS, len(PORTS)):
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind((HOST, port))

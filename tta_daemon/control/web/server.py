@@ -5,7 +5,6 @@ import errno
 import socket
 import threading
 import time
-from contextlib import suppress
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -93,8 +92,11 @@ class Server:
     def stop(self, timeout_s: float = 5.0) -> None:
         """Stop listening; requests under way have a second. Harmless where it was never started."""
         if self._loop is not None and self._thread.is_alive():
-            with suppress(RuntimeError):  # it has just ended by itself
-                asyncio.run_coroutine_threadsafe(self._feed.close(), self._loop)
+            closing = self._feed.close()
+            try:
+                asyncio.run_coroutine_threadsafe(closing, self._loop)
+            except RuntimeError:  # it has just ended by itself
+                closing.close()
         self._uvicorn.should_exit = True  # after that: a loop that has ended takes no more
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
