@@ -171,6 +171,16 @@ def test_a_crash_at_any_moment_changes_nothing(method: str, delivery: str, kind:
     lives()
 
 
+def test_a_first_state_whose_transaction_was_aborted_goes_with_the_next_one() -> None:
+    """Else offsets were committed, and nobody would know that what they stand for was not learned."""
+    fate = Fate(setting("tent", "exactly_once"), "kafka")
+    for moment in (Fate.lose_the_partition, Fate.turn, Fate.settle_without_saving, Fate.turn,
+                   Fate.settle_without_saving, Fate.crash):  # fmt: skip
+        moment(fate)
+    fate.finish()
+    assert fate.daemon.learner.step == BATCHES
+
+
 def test_nothing_is_lost_when_no_state_can_be_saved() -> None:
     class Full(MemoryCheckpoint):
         def save(self, snapshot: object) -> int:  # noqa: ARG002

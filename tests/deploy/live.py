@@ -83,14 +83,15 @@ def daemon(folder, environment):
     environment.setenv("WATCHDOG_USEC", "4000000")
     with Broker(folder / "broker") as broker:
         broker.create_topics(demo.TOPICS)
-        port, config = free_port(), folder / "config.toml"
-        settings = demo.configuration(broker.bootstrap, port, demo.WEIGHTS)
+        config = folder / "config.toml"
+        settings = demo.configuration(broker.bootstrap, 0, demo.WEIGHTS)
         settings["checkpoint"] = {"kind": "file", "folder": str(folder / "state"), "every_s": 1.0}
         settings["limits"]["reject_ratio"] = 1.0
         settings["adapt"]["every"] = 2
         settings["model"]["prior"] = str(prepared(folder, settings))
         settings["model"]["frozen"] = "runtime"
         settings["publish"] = {"folder": str(folder / "published"), "every_s": 1.0}
+        port = settings["http"]["port"] = free_port()  # late: others look for ports, too
         config.write_text(document(settings))
         with Service(config, f"http://127.0.0.1:{port}", folder / "daemon.log") as service:
             for _ in service.getting_ready(180):

@@ -97,7 +97,7 @@ class Deployment:
         consumer.assign([place])
         consumer.seek_to_beginning(place)
         end, ids = consumer.end_offsets([place])[place], Counter()
-        while consumer.position(place) < end and (new := consumer.poll(3000)):
+        while consumer.position(place) < end and (new := consumer.poll(60_000)):
             ids.update(json.loads(record.value)["id"] for records in new.values() for record in records)
         consumer.close()
         return ids

@@ -12,7 +12,7 @@ from tta_daemon.stream.records import Message, Partition
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
-SETTLED_S = 2.5
+SETTLED_S = 6.0
 """noida-db writes its data out every second or so: what is younger is lost by a kill, as on a disk without fsync."""
 
 PLACES = [Partition("images", 0), Partition("images", 1)]
@@ -97,7 +97,7 @@ def test_a_transaction_that_a_restart_of_the_broker_cut_in_two_is_not_counted_on
     echo.sink.flush(10)
     own_broker.stop()
     own_broker.start()
-    with pytest.raises(DeliveryError, match="connection was lost"):
+    with pytest.raises(DeliveryError, match=r"connection was lost|not a member of the group"):
         echo.sink.settle(echo.source, echo.ledger.safe(), 10.0)
     echo.read_again()
     run_until(echo, 40)

@@ -86,7 +86,7 @@ def values(broker, topic):
     consumer.assign([place])
     consumer.seek_to_beginning(place)
     end = consumer.end_offsets([place])[place]
-    while consumer.position(place) < end and (new := consumer.poll(2000)):
+    while consumer.position(place) < end and (new := consumer.poll(60_000)):
         for records in new.values():
             yield from ((record.key, record.value, tuple(record.headers)) for record in records)
     consumer.close()

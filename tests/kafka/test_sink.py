@@ -43,7 +43,7 @@ def values(broker, topic, isolation="read_committed"):
     consumer.assign([place])
     consumer.seek_to_beginning(place)
     end, found = consumer.end_offsets([place])[place], []
-    while consumer.position(place) < end and (new := consumer.poll(2000)):
+    while consumer.position(place) < end and (new := consumer.poll(60_000)):
         found += [record.value for records in new.values() for record in records]
     consumer.close()
     return found

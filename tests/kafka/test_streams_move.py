@@ -106,7 +106,7 @@ class Replicas:
             consumer.assign([place])
             consumer.seek_to_beginning(place)
             end = consumer.end_offsets([place])[place]
-            while consumer.position(place) < end and (new := consumer.poll(3000)):
+            while consumer.position(place) < end and (new := consumer.poll(60_000)):
                 for record in (record for records in new.values() for record in records):
                     known = dict(record.headers)
                     told[known["id"].decode() if "id" in known else json.loads(record.value)["id"]] += 1

@@ -71,7 +71,8 @@ class Scribe:
 
     def offer(self, learned: Learned, snapshot: Callable[[Learned], Saved]) -> None:
         """Take a snapshot and write it down, if that is due: once in every settlement, before it is final."""
-        self._unsettled = None  # the last settlement failed, and what was sent with it is void
+        if self._unsettled is not None:  # the last settlement failed, and what was sent with it is void
+            self._unsettled, self._hurried = None, True
         if self.due(learned):
             self.save(snapshot(learned))
 

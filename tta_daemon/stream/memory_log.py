@@ -113,6 +113,7 @@ class MemorySource:
         for partition in partitions:
             self._position.pop(partition, None)
         self._lost |= set(partitions)
+        self._assigned -= set(partitions)  # nobody was told of these yet, and they are gone
 
     def poll(self, timeout_s: float, most: int) -> Sequence[Record]:  # noqa: ARG002 - nothing to wait for
         """See `Source`; never waits."""
