@@ -101,13 +101,16 @@ class Adapter(nn.Module):
     def by_batch(self) -> bool:
         """Whether answers go by the statistics of the batch, so that the source's can be mixed in."""
         answerer = self.answerer()
-        normalizes = any(isinstance(module, StreamNorm) for module in self.modules())
-        return normalizes and (answerer is None or answerer.by_batch)
+        return self._normalizes and (answerer is None or answerer.by_batch)
 
     @property
     def follows_stream(self) -> bool:
         """Whether answers go by statistics that follow the stream, beyond the batch."""
-        return not self.by_batch and any(isinstance(module, StreamNorm) for module in self.modules())
+        return self._normalizes and not self.by_batch
+
+    @property
+    def _normalizes(self) -> bool:
+        return any(isinstance(module, StreamNorm) for module in self.modules())
 
     def mix(self, source_images: float) -> None:
         """From here on norms that go by the batch count the source's statistics as so many images for each image of it.

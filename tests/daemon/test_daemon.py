@@ -119,17 +119,23 @@ def go_on(world: Memory, records: int) -> None:
     world.daemon.disconnect()
 
 
+def waiting(records: int, delivery: str = "at_least_once") -> Memory:
+    """A daemon that has read so many records, and answered none."""
+    kafka = {"delivery": delivery, "group_instance_id": "pod-0"}
+    world = Memory(config(kafka=kafka, settle={"every_s": 1e6}, batch={"patience_s": 1e6}))
+    world.daemon.connect()
+    world.daemon.turn()  # the partition begins
+    world.send(pictures(records))
+    world.daemon.admit()
+    assert world.daemon.batcher.waiting == records
+    return world
+
+
 def test_a_stop_that_meets_a_rebalance_still_answers_what_waits() -> None:
-    settings = config(settle={"every_s": 1e6}, batch={"patience_s": 1e6})
-    world = Memory(settings)
-    daemon = world.daemon
-    daemon.connect()
-    daemon.turn()
-    world.send(pictures(40))
-    daemon.admit()
-    daemon.stop()
-    world.log.rebalance(settings.kafka.group_id)
-    daemon.partitions.follow()
+    world = waiting(40)
+    world.daemon.stop()
+    world.log.rebalance(world.config.kafka.group_id)
+    world.daemon.partitions.follow()
     assert len(world.answered()) == world.committed() == 40
 
 
@@ -137,14 +143,8 @@ def test_a_stop_that_meets_a_rebalance_still_answers_what_waits() -> None:
 def test_a_rebalance_is_not_kept_waiting_until_slow_answers_are_through(
     delivery: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = config(
-        kafka={"delivery": delivery, "group_instance_id": "pod-0"}, settle={"every_s": 1e6}, batch={"patience_s": 1e6}
-    )
-    world, now = Memory(slow), [0.0]
+    world, now = waiting(40, delivery), [0.0]
     daemon = world.daemon
-    daemon.connect()
-    daemon.turn()  # the partition begins
-    world.send(pictures(40))
     daemon.clock = lambda: now[0]
     answer = daemon.answering.answer
 
@@ -153,9 +153,7 @@ def test_a_rebalance_is_not_kept_waiting_until_slow_answers_are_through(
         now[0] += 20.0
 
     monkeypatch.setattr(daemon.answering, "answer", slowly)
-    daemon.admit()
-    assert daemon.batcher.waiting == 40
-    world.log.rebalance(slow.kafka.group_id)
+    world.log.rebalance(world.config.kafka.group_id)
     daemon.partitions.follow()
     assert len(world.answered()) == world.committed() == 16  # two batches took longer than limits.drain_s
     assert not daemon.batcher.waiting
@@ -165,24 +163,15 @@ def test_a_rebalance_is_not_kept_waiting_until_slow_answers_are_through(
 
 
 def test_a_rebalance_that_leaves_a_gap_undoes_what_was_answered_behind_it() -> None:
-    slow = config(
-        kafka={"delivery": "exactly_once", "group_instance_id": "pod-0"},
-        settle={"every_s": 1e6},
-        batch={"patience_s": 1e6},
-    )
-    world = Memory(slow)
+    world = waiting(16, "exactly_once")
     daemon = world.daemon
-    daemon.connect()
-    daemon.turn()
-    world.send(pictures(16))
-    daemon.admit()
     early, late = daemon.batcher.drain()
     daemon.answering.answer(late)
     daemon.batcher.put_back([early])
     daemon.clear = lambda *_, **__: None  # type: ignore[method-assign] - there is no time for anything
     settled, settle = [], daemon.sink.settle
     daemon.sink.settle = lambda source, offsets, for_s: settled.append(offsets) or settle(source, offsets, for_s)
-    world.log.rebalance(slow.kafka.group_id)
+    world.log.rebalance(world.config.kafka.group_id)
     with pytest.raises(DeliveryError, match="taken away") as fault:
         daemon.partitions.follow()
     daemon.read_again(fault.value)
